@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def share_directory() -> Path:
-    """Return the folder that holds config/: the source tree, the ament share folder or pip's share folder.
+    """Return the folder that holds config/: source tree, ament share folder or pip share folder.
 
     Raises:
         FileNotFoundError: none of the places holds it.
@@ -24,7 +24,7 @@ def share_directory() -> Path:
 
 
 def resource_path(relative: str) -> Path:
-    """Return the path of a file or folder below the share directory, for example 'config/robots/sim.yaml'.
+    """Return a file or folder below the share directory, such as 'config/robots/sim.yaml'.
 
     Raises:
         FileNotFoundError: it does not exist.

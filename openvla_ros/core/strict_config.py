@@ -1,7 +1,7 @@
 """Configuration parsed once, at the edge, into frozen dataclasses; anything unexpected is refused.
 
-A field of a configuration dataclass may carry ``metadata`` with ``lo``/``hi`` (inclusive bounds for a
-number or for each element of a sequence of numbers) and ``choices`` (allowed values).
+A field of a configuration dataclass may carry ``metadata`` with ``lo``/``hi`` (bounds for
+a number or for each element of a sequence of numbers) and ``choices`` (allowed values).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ T = TypeVar('T')
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used: one sentence with where, got, expected, and what to do."""
+    """A configuration that cannot be used; the message says where, got, expected, what to do."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -28,7 +28,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise ConfigError(
                     f'line {key_node.start_mark.line + 1}: key {key!r} is not a string'
@@ -77,8 +77,8 @@ def parse(cls: type[T], content: Any, where: str) -> T:
         where: What is being read, for messages: a path or a dotted key.
 
     Raises:
-        ConfigError: an unknown or missing key, a wrong type, a non-finite number, or a value out of range;
-            also whatever ``cls.__post_init__`` raises as ValueError, with ``where`` in front.
+        ConfigError: an unknown or missing key, a wrong type, a non-finite number, or a value out
+            of range; also whatever ``cls.__post_init__`` raises as ValueError, ``where`` in front.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f'{where}: got {_shown(content)}, expected a mapping of keys')
@@ -107,7 +107,7 @@ def parse(cls: type[T], content: Any, where: str) -> T:
 
 
 def parse_file(cls: type[T], path: str | Path) -> T:
-    """Read a YAML file into the dataclass ``cls``; raises ConfigError as load_yaml and parse do."""
+    """Read a YAML file into the dataclass ``cls``; raises ConfigError as load_yaml and parse."""
     return parse(cls, load_yaml(path), str(path))
 
 
