@@ -1,0 +1,207 @@
+"""The wire format of OpenVLA's ``/act`` (vla-scripts/deploy.py), without pickle.
+
+An array travels as ``{"__numpy__": base64 of its C-order bytes, "dtype": "|u1", "shape": [H, W,
+3]}`` (the format of json-numpy 2.1.1). Only the types named here are ever decoded.
+"""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_REQUEST_BYTES = 96 * 2**20
+"""Largest request accepted: a 64 MiB image in base64, with room for the text around it."""
+MAX_REPLY_BYTES = 64 * 2**10
+MAX_IMAGE_SIDE_PX = 8192
+MIN_IMAGE_SIDE_PX = 16
+MAX_ACTION_DIM = 64
+ERROR_BODY = b'"error"'
+"""What upstream's server answers to any failure; its clients look for this string."""
+
+
+class ProtocolError(ValueError):
+    """A request or reply that is not of the protocol: one sentence that says what is wrong."""
+
+
+@dataclass(frozen=True)
+class ActRequest:
+    """One request of a client.
+
+    Attributes:
+        image: uint8[H, W, 3], RGB.
+        instruction: What the human wrote.
+        unnorm_key: Dataset statistics to un-normalise with; None leaves the choice to the server.
+        double_encoded: The client wrapped its JSON into a string and expects the same back.
+    """
+
+    image: NDArray[np.uint8]
+    instruction: str
+    unnorm_key: str | None
+    double_encoded: bool
+
+
+def encode_array(array: NDArray[Any]) -> dict[str, Any]:
+    """Return the JSON form of an array of uint8 or float64, of any shape."""
+    if array.dtype not in (np.uint8, np.float64):
+        raise ProtocolError(f'array: got {array.dtype}, expected uint8 or float64')
+    contiguous = np.ascontiguousarray(array)
+    descr = '|u1' if array.dtype == np.uint8 else '<f8'
+    return {
+        '__numpy__': base64.b64encode(contiguous.data).decode('ascii'),
+        'dtype': descr,
+        'shape': list(array.shape),
+    }
+
+
+def decode_array(content: Any, where: str, dtypes: tuple[str, ...]) -> NDArray[Any]:
+    """Return the array that a JSON form describes.
+
+    Args:
+        content: The parsed JSON object.
+        where: Name of the field, for messages.
+        dtypes: The type codes accepted there, such as ``('|u1',)``.
+
+    Raises:
+        ProtocolError: it is not the JSON form of an array, its type is not accepted, or its bytes
+            are not as many as its shape says.
+    """
+    if not isinstance(content, Mapping) or set(content) != {'__numpy__', 'dtype', 'shape'}:
+        raise ProtocolError(f'{where}: expected an array with __numpy__, dtype and shape')
+    dtype, shape = content['dtype'], content['shape']
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise ProtocolError(
+            f'{where}: got type {str(dtype)[:20]!r}, expected {" or ".join(dtypes)}'
+        )
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        raise ProtocolError(f'{where}: shape is not a list of positive whole numbers')
+    try:
+        data = base64.b64decode(content['__numpy__'], validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise ProtocolError(f'{where}: the data is not base64: {error}') from error
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(data) != expected:
+        raise ProtocolError(f'{where}: got {len(data)} bytes, expected {expected} for {shape}')
+    return np.frombuffer(data, np.dtype(dtype)).reshape(shape)
+
+
+def request_body(
+    image: NDArray[np.uint8], instruction: str, unnorm_key: str | None = None
+) -> bytes:
+    """Return the JSON body of a request.
+
+    Args:
+        image: uint8[H, W, 3], RGB.
+        instruction: What the human wrote.
+        unnorm_key: Left out when None.
+    """
+    content: dict[str, Any] = {'image': encode_array(image), 'instruction': instruction}
+    if unnorm_key is not None:
+        content['unnorm_key'] = unnorm_key
+    return json.dumps(content).encode()
+
+
+def parse_request(body: bytes) -> ActRequest:
+    """Parse the body of a request, plain or double-encoded.
+
+    Raises:
+        ProtocolError: the body is not a request; nothing of it may be used then.
+    """
+    content = _json_object(body, 'request')
+    double_encoded = 'encoded' in content
+    if double_encoded:
+        if len(content) != 1 or not isinstance(content['encoded'], str):
+            raise ProtocolError('request: encoded must be the only key and hold text')
+        content = _json_object(content['encoded'], 'request: encoded')
+    unknown = sorted(set(content) - {'image', 'instruction', 'unnorm_key'})
+    if unknown:
+        known = 'image, instruction, unnorm_key'
+        raise ProtocolError(f'request: unknown key {unknown[0][:40]!r}; known: {known}')
+    for key in ('image', 'instruction'):
+        if key not in content:
+            raise ProtocolError(f'request: {key} is missing')
+    unnorm_key = content.get('unnorm_key')
+    if not isinstance(content['instruction'], str):
+        raise ProtocolError('request: instruction is not text')
+    if unnorm_key is not None and not isinstance(unnorm_key, str):
+        raise ProtocolError('request: unnorm_key is not text')
+    image = check_image(decode_array(content['image'], 'request: image', ('|u1',)))
+    return ActRequest(image, content['instruction'], unnorm_key, double_encoded)
+
+
+def check_image(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the image if it is uint8[H, W, 3] of a plausible size; raises ProtocolError."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f'{image.dtype}{list(image.shape)}'
+        raise ProtocolError(f'image: got {got}, expected uint8[H, W, 3] in RGB order')
+    if not all(MIN_IMAGE_SIDE_PX <= side <= MAX_IMAGE_SIDE_PX for side in image.shape[:2]):
+        raise ProtocolError(
+            f'image: got {image.shape[1]} x {image.shape[0]} pixels, expected sides of '
+            f'{MIN_IMAGE_SIDE_PX} to {MAX_IMAGE_SIDE_PX}'
+        )
+    return image
+
+
+def reply_body(action: NDArray[np.float64], *, double_encoded: bool) -> bytes:
+    """Return the body of a reply, byte for byte as upstream's server writes it.
+
+    Args:
+        action: float64[D], un-normalised.
+        double_encoded: As the request was.
+    """
+    encoded = encode_array(np.asarray(action, np.float64))
+    if double_encoded:
+        return json.dumps(json.dumps(encoded), ensure_ascii=False).encode()
+    return json.dumps(encoded, separators=(',', ':')).encode()
+
+
+def parse_reply(body: bytes) -> NDArray[np.float64]:
+    """Parse a reply, plain or double-encoded, and check it.
+
+    Returns:
+        float64[D], 1 <= D <= 64, all finite.
+
+    Raises:
+        ProtocolError: the server said "error", or the body is not an action.
+    """
+    if len(body) > MAX_REPLY_BYTES:
+        raise ProtocolError(f'reply: got {len(body)} bytes, expected {MAX_REPLY_BYTES} at most')
+    content = _json(body, 'reply')
+    if isinstance(content, str) and content != 'error':
+        content = _json(content, 'reply')
+    if content == 'error':
+        raise ProtocolError('reply: the server answered "error"; its log says why')
+    return check_action(decode_array(content, 'reply', ('<f8', '<f4')))
+
+
+def check_action(action: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the action as float64[D]; raises ProtocolError when it is no finite vector."""
+    if action.ndim != 1 or action.size > MAX_ACTION_DIM:
+        got = list(action.shape)
+        raise ProtocolError(f'action: got shape {got}, expected [D] with D <= {MAX_ACTION_DIM}')
+    if not np.isfinite(action).all():
+        raise ProtocolError(f'action: got {action.tolist()}, expected finite numbers')
+    return action.astype(np.float64)
+
+
+def _json(text: bytes | str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f'{where}: is not JSON: {str(error)[:120]}') from error
+
+
+def _json_object(text: bytes | str, where: str) -> dict[str, Any]:
+    content = _json(text, where)
+    if not isinstance(content, dict):
+        raise ProtocolError(f'{where}: got {type(content).__name__}, expected an object')
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f'{name} is not a number of JSON')

@@ -1,0 +1,138 @@
+import base64
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openvla_ros.core.act_protocol import (
+    ProtocolError,
+    decode_array,
+    encode_array,
+    parse_reply,
+    parse_request,
+    reply_body,
+    request_body,
+)
+
+IMAGE = np.arange(16 * 20 * 3, dtype=np.uint8).reshape(16, 20, 3)
+
+
+def test_an_array_is_written_as_json_numpy_writes_it():
+    # Measured with json-numpy 2.1.1, the library of upstream's clients.
+    array = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert encode_array(array) == {
+        '__numpy__': 'AAECAwQFBgcICQoL',
+        'dtype': '|u1',
+        'shape': [2, 2, 3],
+    }
+
+
+def test_a_reply_is_byte_for_byte_upstreams():
+    # Starlette's JSONResponse writes compact separators; the double-encoded form wraps json.dumps.
+    data = base64.b64encode(np.array([0.5], '<f8').tobytes()).decode()
+    plain = f'{{"__numpy__":"{data}","dtype":"<f8","shape":[1]}}'
+    assert reply_body(np.array([0.5]), double_encoded=False) == plain.encode()
+    wrapped = f'{{"__numpy__": "{data}", "dtype": "<f8", "shape": [1]}}'
+    assert reply_body(np.array([0.5]), double_encoded=True) == json.dumps(wrapped).encode()
+
+
+@pytest.mark.parametrize('double_encoded', [False, True])
+def test_a_reply_comes_back_as_it_was_sent(double_encoded):
+    action = np.array([0.01, -0.02, 0.0, 1e-3, 2.0, -3.0, 0.99607843])
+    assert (parse_reply(reply_body(action, double_encoded=double_encoded)) == action).all()
+
+
+def test_a_request_comes_back_as_it_was_sent():
+    request = parse_request(request_body(IMAGE, 'pick up the "red" block', 'bridge_orig'))
+    assert (request.image == IMAGE).all()
+    assert request.instruction == 'pick up the "red" block'
+    assert request.unnorm_key == 'bridge_orig'
+    assert not request.double_encoded
+
+
+def test_a_double_encoded_request_is_understood_and_remembered():
+    body = json.dumps({'encoded': request_body(IMAGE, 'go').decode()}).encode()
+    request = parse_request(body)
+    assert request.double_encoded
+    assert request.unnorm_key is None
+    assert (request.image == IMAGE).all()
+
+
+def test_a_view_that_is_not_contiguous_is_sent_in_row_order():
+    request = parse_request(request_body(IMAGE[:, ::-1], 'go'))
+    assert (request.image == IMAGE[:, ::-1]).all()
+
+
+def broken(**changes):
+    content = {'image': encode_array(IMAGE), 'instruction': 'go', **changes}
+    return json.dumps({key: value for key, value in content.items() if value is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [
+        (b'', 'is not JSON'),
+        (b'\xff\xfe', 'is not JSON'),
+        (b'[' * 100_000, 'is not JSON'),
+        (b'[]', 'got list, expected an object'),
+        (broken(image=...), 'image is missing'),
+        (broken(instruction=...), 'instruction is missing'),
+        (broken(instruction=3), 'instruction is not text'),
+        (broken(unnorm_key=3), 'unnorm_key is not text'),
+        (broken(unorm_key='x'), "unknown key 'unorm_key'"),
+        (broken(encoded='{}'), 'encoded must be the only key'),
+        (broken(image=[1, 2]), 'expected an array'),
+        (broken(image=encode_array(IMAGE.astype(np.float64))), "got type '<f8', expected"),
+        (broken(image={**encode_array(IMAGE), 'dtype': '|O'}), "got type '|O', expected"),
+        (broken(image={**encode_array(IMAGE), 'dtype': [['a', '|O']]}), 'expected'),
+        (broken(image={**encode_array(IMAGE), 'shape': [16, -20, 3]}), 'shape is not'),
+        (broken(image={**encode_array(IMAGE), 'shape': [True, 20, 3]}), 'shape is not'),
+        (broken(image={**encode_array(IMAGE), 'shape': [2**40, 2**40, 3]}), 'got 960 bytes'),
+        (broken(image={**encode_array(IMAGE), '__numpy__': '!'}), 'not base64'),
+        (broken(image={**encode_array(IMAGE), '__numpy__': 3}), 'not base64'),
+        (broken(image=encode_array(IMAGE[..., 0])), r'expected uint8\[H, W, 3\]'),
+        (broken(image=encode_array(IMAGE[:3])), 'pixels, expected sides'),
+    ],
+)
+def test_a_request_that_is_not_one_gets_one_sentence(body, message):
+    with pytest.raises(ProtocolError, match=message) as refusal:
+        parse_request(body)
+    assert '\n' not in str(refusal.value)
+    assert len(str(refusal.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [
+        (b'"error"', 'the server answered "error"'),
+        (b'"{"', 'is not JSON'),
+        (b'null', 'expected an array'),
+        (b'[0, 0, 0, 0, 0, 0, 0]', 'expected an array'),
+        (b' ' * 70_000, 'bytes, expected'),
+        (b'{"__numpy__": NaN}', 'is not JSON'),
+        (json.dumps(encode_array(np.full(7, np.nan))).encode(), 'expected finite'),
+        (json.dumps(encode_array(np.zeros((1, 7)))).encode(), r'got shape \[1, 7\]'),
+        (json.dumps(encode_array(np.zeros(65))).encode(), r'got shape \[65\]'),
+    ],
+)
+def test_a_reply_that_is_not_an_action_is_refused(body, message):
+    with pytest.raises(ProtocolError, match=message):
+        parse_reply(body)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_any_bytes_are_an_action_or_a_refusal(body):
+    for parse in (parse_request, parse_reply):
+        with contextlib.suppress(ProtocolError):
+            parse(body)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.integers(),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+                    max_leaves=10))  # fmt: skip
+def test_any_json_is_an_array_or_a_refusal(content):
+    with pytest.raises(ProtocolError):
+        decode_array(content, 'field', ('|u1',))
