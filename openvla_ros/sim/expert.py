@@ -1,0 +1,104 @@
+"""A scripted expert: what to do next, from what is now.
+
+It has no memory: the action depends on the arm and the blocks alone, so that a policy that sees
+one image can imitate it, and so that any state a policy gets into can be relabelled with it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvla_ros.core.eef_delta import EefDelta
+from openvla_ros.sim.arm import GRIPPER_DOWN, SimArm
+from openvla_ros.sim.scene import BLOCK_HALF_M, LINE_X_M
+from openvla_ros.sim.tasks import REACH_ABOVE_M, Task
+
+import mujoco  # isort: skip
+
+Vector = NDArray[np.float64]
+
+STEP_S = 0.2
+MAX_STEP_M = 0.024
+MAX_STEP_RAD = 0.06
+# Part of the remaining way taken in one step, so that it arrives smoothly.
+GAIN = 0.6
+# Height of the end effector's point at which the fingers hold a block (tips 7 mm over the table).
+GRASP_Z_M = 0.019
+PUSH_Z_M = 0.022
+TRAVEL_Z_M = 0.085
+LIFT_Z_M = 0.14
+# Beyond the line by this, so that a push has clearly ended.
+PUSH_BEYOND_M = 0.01
+# How far behind a block's centre the closed fingers come down before a push.
+PUSH_BEHIND_M = 0.055
+# Opening of the gripper around a block is (20 - 15) / 22 = 0.23; above this it is still open.
+HOLDING_OPENING = 0.40
+
+
+class ScriptedExpert:
+    """Solves one task; ``act`` is a pure function of the arm's state."""
+
+    def __init__(self, task: Task) -> None:
+        """Choose what to do."""
+        self._task = task
+        self._policy = {'reach': self._reach, 'push': self._push, 'pick': self._pick}[task.kind]
+
+    def act(self, arm: SimArm) -> EefDelta:
+        """Return the displacement of the end effector for the next STEP_S, in the base frame."""
+        block = arm.block_positions()[self._task.colour]
+        position = arm.ee_pose().position_m
+        target, gripper = self._policy(position, block, arm.gripper_opening())
+        return EefDelta(
+            translation_m=_limited(GAIN * (target - position), MAX_STEP_M),
+            rotation_rad=_limited(GAIN * _rotation_to_down(arm), MAX_STEP_RAD),
+            gripper=gripper,
+            frame='base',
+            step_s=STEP_S,
+        )
+
+    def _reach(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
+        del opening
+        goal = block + np.array([0.0, 0.0, REACH_ABOVE_M])
+        return _over(goal, position, goal[2]), 1.0
+
+    def _push(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
+        del opening
+        end = LINE_X_M + PUSH_BEYOND_M - BLOCK_HALF_M - 0.0105
+        if block[0] >= LINE_X_M + PUSH_BEYOND_M:
+            return np.array([position[0], position[1], position[2]]), 0.0
+        behind = np.array([block[0] - PUSH_BEHIND_M, block[1], PUSH_Z_M])
+        is_behind = position[0] < block[0] - BLOCK_HALF_M and position[2] < BLOCK_HALF_M * 2
+        if is_behind and abs(position[1] - block[1]) < 0.012:
+            return np.array([end + 0.04, block[1], PUSH_Z_M]), 0.0
+        return _over(behind, position, PUSH_Z_M), 0.0
+
+    def _pick(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
+        grasp = np.array([block[0], block[1], GRASP_Z_M])
+        apart = float(np.hypot(*(position - block)[:2]))
+        at_block = apart < 0.012 and abs(position[2] - block[2]) < 0.008
+        if not at_block:
+            return _over(grasp, position, GRASP_Z_M), 1.0
+        if opening > HOLDING_OPENING:
+            return np.array([*position[:2], GRASP_Z_M]), 0.0
+        return np.array([*position[:2], LIFT_Z_M]), 0.0
+
+
+def _over(goal: Vector, position: Vector, floor_m: float) -> Vector:
+    """Return a target that comes down onto a goal inside a steep funnel, never sideways into it."""
+    apart = float(np.hypot(*(goal - position)[:2]))
+    height = float(np.clip(6.0 * (apart - 0.006), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
+    return np.array([goal[0], goal[1], floor_m + height])
+
+
+def _limited(vector: Vector, length: float) -> Vector:
+    norm = float(np.linalg.norm(vector))
+    return vector if norm <= length else vector * (length / norm)
+
+
+def _rotation_to_down(arm: SimArm) -> Vector:
+    """Return the rotation vector in base axes that turns the gripper straight down."""
+    quaternion = np.zeros(4)
+    vector = np.zeros(3)
+    rotation = GRIPPER_DOWN @ arm.ee_pose().rotation().T
+    mujoco.mju_mat2Quat(quaternion, rotation.reshape(9))
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
