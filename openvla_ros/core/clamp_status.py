@@ -1,0 +1,88 @@
+"""What the clamp reports every tick, and the sentence that answers "why is it not moving?"."""
+
+from typing import NamedTuple
+
+from openvla_ros.core.admission import REFUSALS
+from openvla_ros.core.safety_state import REASONS, State
+from openvla_ros.core.vector3 import Vector3
+
+
+class ClampStatus(NamedTuple):
+    """The data of SafetyStatus.msg; units, frames and meanings are documented there.
+
+    ``desired`` and ``commanded`` are (linear [m/s], angular [rad/s]) in the base frame.
+    """
+
+    state: State
+    mode: str
+    reasons: tuple[str, ...]
+    desired: tuple[Vector3, Vector3]
+    commanded: tuple[Vector3, Vector3]
+    gripper: float
+    scale: float
+    box_scale: float
+    action_age_s: float
+    pose_age_s: float
+    estop_age_s: float
+    remaining_m: float
+    remaining_rad: float
+    dropped_m: float
+    dropped_rad: float
+    wall_distance_m: float
+    accepted: int
+    rejected: int
+    reject_reasons: tuple[str, ...]
+    reject_counts: tuple[int, ...]
+    ticks: int
+    overruns: int
+    armed_source: str
+    box_lo_m: Vector3
+    box_hi_m: Vector3
+    last_refusal: str  # code of the latest refusal while nothing is accepted; '' otherwise
+    stop_time_s: float  # from the last accepted action to zero [s]
+
+    @property
+    def sentence(self) -> str:
+        """One sentence: the state, all reasons, the ages that matter and what to do."""
+        return f'{_opening(self)}{_ages(self)}.{_advice(self)}'
+
+
+def _opening(status: ClampStatus) -> str:
+    causes = [REASONS.get(code, code) for code in status.reasons]
+    first, rest = causes[0] if causes else '', causes[1:]
+    name = status.state.name
+    if status.mode == 'shadow':
+        name += ' (shadow: nothing is sent)'
+    if status.state == State.ACTIVE:
+        speed = sum(x * x for x in status.commanded[0]) ** 0.5
+        text = f'{name}: {first}, {speed:.3f} m/s, {1e3 * status.remaining_m:.0f} mm left'
+        return f'{text}; {"; ".join(rest)}' if rest else text
+    text = f'{name}: not moving because {first}'
+    if any(any(part) for part in status.commanded):
+        text = f'{name}: coming to rest because {first}'
+    if rest:
+        prefix = 'arming would be refused' if status.state == State.DISARMED else 'also'
+        text += f'; {prefix}: {"; ".join(rest)}'
+    if status.last_refusal:
+        text += f'; actions are refused because {REFUSALS[status.last_refusal]}'
+    return text
+
+
+def _ages(status: ClampStatus) -> str:
+    def shown(age_s: float) -> str:
+        return f'{age_s:.2f} s' if age_s >= 0.0 else 'never'
+
+    return (
+        f' (last action {shown(status.action_age_s)}, pose {shown(status.pose_age_s)}, '
+        f'e-stop heartbeat {shown(status.estop_age_s)})'
+    )
+
+
+def _advice(status: ClampStatus) -> str:
+    if status.state in (State.FAULT, State.ESTOP):
+        return ' Remove the cause, call ~/reset at rest, then ~/arm.'
+    if status.state == State.DISARMED:
+        return (
+            ' Remove what prevents it, then call ~/arm.' if status.reasons[1:] else ' Call ~/arm.'
+        )
+    return ''
