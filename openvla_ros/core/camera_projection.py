@@ -47,8 +47,10 @@ class CameraProjection:
         object.__setattr__(self, 'intrinsics', matrix)
 
     def pixel(self, point_m: ArrayLike) -> tuple[float, float] | None:
-        """Return (column, row) of a point float[3] of the base frame; None behind the lens."""
+        """Return (column, row) of a point float[3] of the base frame; None if it has none."""
         offset = np.asarray(point_m, np.float64) - self.position_m
+        if not np.isfinite(offset).all():
+            return None
         in_optical = Rotation.from_quat(self.quaternion_xyzw).inv().apply(offset)
         if not in_optical[2] > NEAREST_M:
             return None

@@ -199,7 +199,8 @@ def _fill_bar(
     reach = (x1 - x0) / 2 if signed else x1 - x0
     value = min(1.0, max(-1.0 if signed else 0.0, value)) if math.isfinite(value) else 0.0
     end = origin + value * reach
-    draw.rectangle((min(origin, end), y0 + 1, max(origin, end), y1 - 1), fill=WANTED_COLOUR)
+    if value:
+        draw.rectangle((min(origin, end), y0 + 1, max(origin, end), y1 - 1), fill=WANTED_COLOUR)
     if signed:
         draw.line((origin, y0, origin, y1), fill=_TEXT)
 
