@@ -1,7 +1,7 @@
-"""What a policy node asks of the network, wherever it runs: one image and a sentence, one action."""
+"""What a policy node asks of the network, wherever it runs: image and sentence in, action out."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -10,65 +10,61 @@ from numpy.typing import NDArray
 from openvla_ros.core.normalization import ActionStats
 
 
-class BackendUnavailable(RuntimeError):  # noqa: N818 - a state that passes, not an error of ours
-    """No action this time; asking again later may work (a server that is away or busy)."""
+class BackendUnavailable(RuntimeError):  # noqa: N818  it says what is the case
+    """No action now, perhaps later (a server that does not answer); nothing is broken here."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PredictedAction:
-    """One action of the network.
+    """What a backend computed from one image and one instruction.
 
     Attributes:
-        action: float64[D], un-normalised, in dataset units.
-        action_tokens: int64[D], as decoded; None when a server does not tell them.
-        stage_s: Wall time by stage ('preprocess', 'vision', 'prefill', 'decode', 'request') [s].
-        num_passes: Passes through the language model; None when not told.
-        min_margin: Smallest distance of a token's logit to the next best; None when not told.
+        action: float64[D], un-normalised, in the units of the dataset.
+        action_tokens: int64[D], one token per dimension, or None where the backend has none.
+        stage_s: Wall time by stage [s], such as {'preprocess': ..., 'prefill': ...}.
+        num_passes: Passes of the language model, or None if not known.
+        min_margin: Smallest difference of the two largest logits, or None if not known.
     """
 
     action: NDArray[np.float64]
-    action_tokens: NDArray[np.int64] | None = None
-    stage_s: Mapping[str, float] = field(default_factory=dict)
+    action_tokens: NDArray[np.int64] | None
+    stage_s: Mapping[str, float]
     num_passes: int | None = None
     min_margin: float | None = None
 
 
 class InferenceBackend(Protocol):
-    """The network in this process, or a server's.
+    """Computes actions. Built and called by one thread, never by two at a time.
 
     Attributes:
-        description: What runs and where, for people.
-        norm_stats: Statistics by unnorm_key; None when a server does not tell them.
+        description: What computes, in one line: checkpoint and device, or the server.
+        norm_stats: Statistics by unnorm_key, or None where the backend does not tell them.
     """
 
     description: str
     norm_stats: Mapping[str, ActionStats] | None
 
     def warm_up(self) -> None:
-        """Get ready for :meth:`predict`; raises when that cannot be."""
-        ...
+        """Test itself and compute once, so that the next ``predict`` takes its usual time."""
 
     def predict(self, image: NDArray[np.uint8], instruction: str) -> PredictedAction:
         """Compute one action.
 
         Args:
-            image: uint8[H, W, 3], RGB, after the dataset's image recipe.
+            image: uint8[H, W, 3], RGB, after the recipe of the dataset profile.
             instruction: What the human wrote.
 
         Raises:
             NonActionTokenError: the network wrote something that is not an action.
-            BackendUnavailable: no action this time.
+            BackendUnavailable: no action now, perhaps later.
+            InstructionRefused: the instruction does not fit the network.
         """
-        ...
 
     def model_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the image as the network sees it, uint8[h, w, 3] (what was sent, for a server)."""
-        ...
+        """Return uint8[h, w, 3]: the image as the network sees it, before normalisation."""
 
     def reset(self) -> None:
-        """Forget what was carried over from the previous action (drafts)."""
-        ...
+        """Forget what was kept from the last action; the instruction or the episode changed."""
 
     def close(self) -> None:
-        """Free what is held."""
-        ...
+        """Free what is held; the backend is not used afterwards."""
