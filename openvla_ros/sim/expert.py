@@ -62,13 +62,13 @@ class ScriptedExpert:
 
     def _push(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
         del opening
-        end = LINE_X_M + PUSH_BEYOND_M - BLOCK_HALF_M - 0.0105
-        if block[0] >= LINE_X_M + PUSH_BEYOND_M:
-            return np.array([position[0], position[1], position[2]]), 0.0
+        remaining = LINE_X_M + PUSH_BEYOND_M - block[0]
+        if remaining <= 0.0:
+            return position, 0.0
         behind = np.array([block[0] - PUSH_BEHIND_M, block[1], PUSH_Z_M])
-        is_behind = position[0] < block[0] - BLOCK_HALF_M and position[2] < BLOCK_HALF_M * 2
-        if is_behind and abs(position[1] - block[1]) < 0.012:
-            return np.array([end + 0.04, block[1], PUSH_Z_M]), 0.0
+        low_behind = position[0] < block[0] - BLOCK_HALF_M and position[2] < 2 * BLOCK_HALF_M
+        if low_behind and abs(position[1] - block[1]) < 0.012:
+            return np.array([position[0] + remaining + 0.01, block[1], PUSH_Z_M]), 0.0
         return _over(behind, position, PUSH_Z_M), 0.0
 
     def _pick(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
@@ -83,7 +83,7 @@ class ScriptedExpert:
 
 
 def _over(goal: Vector, position: Vector, floor_m: float) -> Vector:
-    """Return a target that comes down onto a goal inside a steep funnel, never sideways into it."""
+    """Return a target that comes down onto a goal inside a steep funnel, never sideways."""
     apart = float(np.hypot(*(goal - position)[:2]))
     height = float(np.clip(6.0 * (apart - 0.006), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
     return np.array([goal[0], goal[1], floor_m + height])

@@ -61,18 +61,18 @@ class Distractor:
 class Lighting:
     """One lamp that casts shadows, and the light that comes from everywhere."""
 
-    position_m: Xyz = (0.1, -0.5, 1.6)
-    diffuse: float = 0.65
-    ambient: float = 0.40
+    position_m: Xyz = (0.15, -0.25, 1.6)
+    diffuse: float = 0.50
+    ambient: float = 0.50
 
 
 @dataclass(frozen=True)
 class CameraMount:
     """Where the camera is and where it looks."""
 
-    position_m: Xyz = (-0.06, 0.30, 0.52)
-    target_m: Xyz = (0.28, -0.01, 0.03)
-    fov_deg: float = 50.0
+    position_m: Xyz = (-0.03, 0.36, 0.50)
+    target_m: Xyz = (0.28, 0.0, 0.05)
+    fov_deg: float = 45.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
     spec.visual.quality.numstacks = 6
     spec.visual.quality.offsamples = 4
     spec.visual.map.znear = 0.02
+    spec.visual.map.shadowscale = 0.95
     spec.visual.global_.offwidth = 640
     spec.visual.global_.offheight = 640
     spec.visual.headlight.ambient = [scene.lighting.ambient] * 3

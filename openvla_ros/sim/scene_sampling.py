@@ -22,7 +22,8 @@ BLOCK_SPACING_M = 0.085
 # Distractors stand in a ring around the blocks' region, and nearer when there is room.
 DISTRACTOR_REGION_M = ((0.12, 0.46), (-0.30, 0.30))
 DISTRACTOR_SPACING_M = 0.10
-START_REGION_M = ((0.18, 0.28), (-0.09, 0.09), (0.13, 0.19))
+# On the far side of the blocks as the camera sees it, so that the gripper hides none at first.
+START_REGION_M = ((0.16, 0.26), (-0.15, 0.03), (0.14, 0.20))
 BLOCK_YAW_RAD = 0.3
 _DULL: tuple[Rgb, ...] = (
     (0.30, 0.30, 0.32),
@@ -118,9 +119,9 @@ def _distractors(
 
 def _lighting(rng: np.random.Generator) -> Lighting:
     return Lighting(
-        position_m=_uniform3(rng, ((-0.2, 0.5), (-0.5, 0.5), (1.4, 1.8))),
-        diffuse=float(rng.uniform(0.45, 0.75)),
-        ambient=float(rng.uniform(0.32, 0.50)),
+        position_m=_uniform3(rng, ((0.0, 0.5), (-0.4, 0.4), (1.5, 1.8))),
+        diffuse=float(rng.uniform(0.35, 0.60)),
+        ambient=float(rng.uniform(0.40, 0.58)),
     )
 
 

@@ -27,7 +27,7 @@ PHRASINGS: dict[Kind, tuple[str, ...]] = {
         'reach the {} block',
         'move to the {} block',
         'go to the {} cube',
-        'touch the {} block',
+        'hover over the {} block',
         'move the gripper over the {} block',
     ),
     'push': (
