@@ -1,0 +1,85 @@
+"""The human at the robot: an e-stop heartbeat at 20 Hz and the calls arm, disarm, reset, estop."""
+
+import argparse
+import time
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+
+from harness.actor import Actor, run
+
+
+class Operator(Actor):
+    """Publishes ``estop`` (false = not pressed) and calls the controller's services."""
+
+    def __init__(self) -> None:
+        super().__init__('operator')
+        self._pressed = False
+        self._beating = True
+        self._estop = self.create_publisher(Bool, 'estop', 1)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._instructions = {
+            False: self.create_publisher(String, 'instruction', 1),
+            True: self.create_publisher(String, 'instruction', latched),
+        }
+        self._by_name = {
+            'arm': self.create_client(SetBool, 'controller_node/arm'),
+            'reset': self.create_client(Trigger, 'controller_node/reset'),
+            'estop': self.create_client(Trigger, 'controller_node/estop'),
+        }
+        self._answers: dict[int, Any] = {}
+        self._calls = 0
+        self.every(0.05, self._beat)
+
+    def do_press(self) -> float:
+        """Press the e-stop button: true from now on, at once; answers the steady time."""
+        self._pressed = True
+        return self._beat()
+
+    def do_release(self) -> float:
+        """Release the button."""
+        self._pressed = False
+        return self._beat()
+
+    def do_beating(self, on: bool) -> float:
+        """Stop or start the heartbeat."""
+        self._beating = on
+        return time.monotonic()
+
+    def do_instruct(self, text: str, latched: bool = False) -> float:
+        """Publish an instruction."""
+        self._instructions[latched].publish(String(data=text))
+        return time.monotonic()
+
+    def do_request(self, service: str, on: bool = True) -> int:
+        """Call a service (``on`` only for arm); answers a number for do_answer. Never blocks."""
+        client = self._by_name[service]
+        if not client.service_is_ready():
+            return 0
+        self._calls += 1
+        number = self._calls
+        request = SetBool.Request(data=on) if service == 'arm' else Trigger.Request()
+        future = client.call_async(request)
+        future.add_done_callback(lambda done: self._keep(number, done))
+        return number
+
+    def do_answer(self, number: int) -> list[Any] | None:
+        """Answer [success, message] of a call, or None while there is none."""
+        return self._answers.get(number)
+
+    def _keep(self, number: int, future: Any) -> None:
+        response = future.result()
+        self._answers[number] = [response.success, response.message, time.monotonic()]
+
+    def _beat(self) -> float:
+        t_s = time.monotonic()
+        if self._beating:
+            self._estop.publish(Bool(data=self._pressed))
+        return t_s
+
+
+if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_known_args()
+    run(Operator)
