@@ -1,6 +1,9 @@
 """The simulated camera: pixels, intrinsics and pose."""
 
+import atexit
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +11,8 @@ from numpy.typing import NDArray
 from openvla_ros.sim import offscreen, scene
 
 import mujoco  # isort: skip
+
+MAX_SIDE_PX = 640
 
 
 class NoOffscreenGlError(RuntimeError):
@@ -29,33 +34,92 @@ class PinholeIntrinsics:
         return np.array([[self.focal_px, 0.0, cx], [0.0, self.focal_px, cy], [0.0, 0.0, 1.0]])
 
 
+class _ThreadContext(threading.local):
+    """One OpenGL context per thread, kept: opening one takes 100 ms, a model's buffers 5 ms."""
+
+    def __init__(self) -> None:
+        self.gl: Any = None
+
+    def make_current(self) -> None:
+        """Open the context of this thread if need be, and make it current."""
+        if self.gl is None:
+            try:
+                from mujoco.gl_context import GLContext
+
+                self.gl = GLContext(MAX_SIDE_PX, MAX_SIDE_PX)
+                # mujoco's own exit handler, registered by that import, closes the display:
+                # this one has to run first, and handlers run last in, first out.
+                atexit.register(self.free)
+            except Exception as error:
+                raise NoOffscreenGlError(
+                    f'MuJoCo cannot render offscreen with MUJOCO_GL={offscreen.GL} '
+                    f'({type(error).__name__}: {error}); {offscreen.INSTALL_HINT}'
+                ) from error
+        self.gl.make_current()
+
+    def free(self) -> None:
+        """Close the context of this thread."""
+        if self.gl is not None:
+            self.gl.free()
+            self.gl = None
+
+
+_CONTEXT = _ThreadContext()
+
+
+def free_thread_context() -> None:
+    """Close this thread's OpenGL context; a thread that rendered calls it before it ends."""
+    _CONTEXT.free()
+
+
 class SceneCamera:
-    """Renders one camera of one model; OpenGL binds it to the thread that made it."""
+    """Renders the camera of one model, in the thread that made it (OpenGL binds it to that)."""
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
-        """Open an offscreen context.
+        """Prepare the buffers.
+
+        Args:
+            model: From build_model.
+            width: Image width in pixels, up to MAX_SIDE_PX.
+            height: Image height in pixels, up to MAX_SIDE_PX.
 
         Raises:
             NoOffscreenGlError: there is no offscreen OpenGL; the message says what to install.
+            ValueError: a size that cannot be rendered.
         """
-        try:
-            self._renderer = mujoco.Renderer(model, height=height, width=width)
-        except Exception as error:
-            raise NoOffscreenGlError(
-                f'MuJoCo cannot render offscreen with MUJOCO_GL={offscreen.GL} '
-                f'({type(error).__name__}: {error}); {offscreen.INSTALL_HINT}'
-            ) from error
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
+        if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+            raise ValueError(
+                f'SceneCamera: got {width} x {height} pixels, expected 1 to {MAX_SIDE_PX} each'
+            )
+        _CONTEXT.make_current()
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
+        self._option = mujoco.MjvOption()
+        self._view = mujoco.MjvCamera()
+        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._view.fixedcamid = model.camera(scene.CAMERA_NAME).id
+        self._buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
+        mujoco.mjr_resizeOffscreen(width, height, self._buffers)
+        self._viewport = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.empty((height, width, 3), np.uint8)
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """Return what the camera sees, uint8[H,W,3] RGB."""
-        self._renderer.update_scene(data, camera=scene.CAMERA_NAME)
-        return np.array(self._renderer.render())
+        _CONTEXT.make_current()
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._view, everything, self._scene
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._buffers)
+        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._buffers)
+        return self._pixels[::-1].copy()
 
     def close(self) -> None:
-        """Free the OpenGL context."""
-        self._renderer.close()
+        """Free the buffers."""
+        self._buffers.free()
 
 
 def intrinsics(model: mujoco.MjModel, width: int, height: int) -> PinholeIntrinsics:

@@ -124,8 +124,6 @@ def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
     spec.visual.quality.offsamples = 4
     spec.visual.map.znear = 0.02
     spec.visual.map.shadowscale = 0.95
-    spec.visual.global_.offwidth = 640
-    spec.visual.global_.offheight = 640
     spec.visual.headlight.ambient = [scene.lighting.ambient] * 3
     spec.visual.headlight.diffuse = [0.1] * 3
     spec.visual.headlight.specular = [0.0] * 3
