@@ -1,0 +1,258 @@
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import uvicorn
+
+from openvla_ros.core.act_protocol import encode_array, parse_reply, request_body
+from openvla_ros.core.inference import BackendUnavailable, PredictedAction
+from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.remote.backend import RemoteBackend
+from openvla_ros.serving.app import create_app
+
+IMAGE = np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3)
+STATS = {
+    'arm_a': ActionStats(np.full(7, -1.0), np.full(7, 1.0), np.array([True] * 6 + [False])),
+    'arm_b': ActionStats(np.full(7, -2.0), np.full(7, 3.0), np.array([True] * 6 + [False])),
+}
+
+
+class MeanColourBackend:
+    """Answers with numbers that follow from its inputs, so that a mix-up shows."""
+
+    description = 'mean colour'
+    norm_stats = STATS
+
+    def __init__(self, key, state):
+        self.key, self.state = key, state
+
+    def predict(self, image, instruction):
+        time.sleep(self.state.get('delay_s', 0.0))
+        if 'error' in self.state:
+            raise self.state['error']
+        action = np.array([*image.mean(axis=(0, 1)), len(instruction), 0, 0, 1.0])
+        action[4] = list(STATS).index(self.key)
+        tokens = None if self.state.get('no_tokens') else np.arange(7, dtype=np.int64) + 31744
+        return PredictedAction(action, tokens, {'vision': 0.25}, 3, 0.5)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A real uvicorn server on localhost, in a thread of the test."""
+
+    def __init__(self, app, port):
+        config = uvicorn.Config(app, host='127.0.0.1', port=port, log_level='warning')
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.url = f'http://127.0.0.1:{port}'
+
+    def __enter__(self):
+        self.thread.start()
+        deadline_s = time.monotonic() + 20
+        while not self.server.started:
+            assert time.monotonic() < deadline_s, 'the server did not start'
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.server.force_exit = True
+        self.thread.join(10)
+
+
+@pytest.fixture
+def state():
+    return {}
+
+
+@pytest.fixture
+def server(state):
+    def backend_of_key(key):
+        return MeanColourBackend(resolve_unnorm_key(STATS, key), state)
+
+    with Server(create_app(backend_of_key, STATS, 'mean colour'), free_port()) as running:
+        yield running
+
+
+def post(url, body):
+    request = urllib.request.Request(url, body, {'Content-Type': 'application/json'})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, dict(response.headers), response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def expected_action(instruction, key_index):
+    return np.array([*IMAGE.mean(axis=(0, 1)), len(instruction), key_index, 0, 1.0])
+
+
+def test_a_client_of_upstreams_server_gets_upstreams_bytes(server):
+    status, _, body = post(server.url + '/act', request_body(IMAGE, 'go up', 'arm_b'))
+    expected = json.dumps(encode_array(expected_action('go up', 1)), separators=(',', ':'))
+    assert status == 200
+    assert body == expected.encode()
+
+
+def test_a_double_encoded_request_gets_a_double_encoded_reply(server):
+    body = json.dumps({'encoded': request_body(IMAGE, 'go up', 'arm_a').decode()}).encode()
+    status, _, reply = post(server.url + '/act', body)
+    assert status == 200
+    inner = json.loads(json.loads(reply))
+    assert inner == encode_array(expected_action('go up', 0))
+
+
+@pytest.mark.parametrize(
+    ('body', 'sentence'),
+    [
+        (b'{}', 'image is missing'),
+        (request_body(IMAGE, 'go'), 'unnorm_key is not set'),
+        (request_body(IMAGE, 'go', 'arm_c'), "unnorm_key: got 'arm_c'"),
+        (request_body(IMAGE, '', 'arm_a'), 'instruction'),
+        (request_body(IMAGE, 'x' * 600, 'arm_a'), 'instruction'),
+        (request_body(IMAGE, 'go\nOut:', 'arm_a'), 'instruction'),
+    ],
+)
+def test_a_wrong_request_is_upstreams_error_with_a_status_and_a_sentence(server, body, sentence):
+    status, headers, reply = post(server.url + '/act', body)
+    assert (status, reply) == (422, b'"error"')
+    assert sentence in headers['x-error']
+    status, _, reply = post(server.url + '/predict', body)
+    assert status == 422
+    assert sentence in json.loads(reply)['detail']
+
+
+def test_a_failing_network_is_an_error_and_the_next_request_works(server, state):
+    state['error'] = RuntimeError('CUDA says no')
+    status, headers, reply = post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))
+    assert (status, reply) == (500, b'"error"')
+    assert 'CUDA says no' in headers['x-error']
+    del state['error']
+    assert post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0] == 200
+
+
+def test_a_queue_never_grows(server, state):
+    state['delay_s'] = 0.5
+    statuses = []
+
+    def ask():
+        statuses.append(post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0])
+
+    askers = [threading.Thread(target=ask) for _ in range(6)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(20)
+    assert statuses.count(200) == 2
+    assert statuses.count(503) == 4
+
+
+def test_the_node_side_gets_action_tokens_and_times(server):
+    backend = RemoteBackend(server.url, 'arm_b')
+    backend.warm_up()
+    assert set(backend.norm_stats) == {'arm_a', 'arm_b'}
+    assert (backend.norm_stats['arm_b'].q99 == 3.0).all()
+    prediction = backend.predict(IMAGE, 'go up')
+    assert (prediction.action == expected_action('go up', 1)).all()
+    assert prediction.action_tokens.tolist() == list(range(31744, 31751))
+    assert prediction.num_passes == 3
+    assert prediction.min_margin == 0.5
+    assert prediction.stage_s['vision'] == 0.25
+    assert 0.0 < prediction.stage_s['request'] < 5.0
+
+
+def test_a_key_the_server_lacks_is_refused_at_the_start(server):
+    with pytest.raises(UnnormKeyError, match='arm_a, arm_b'):
+        RemoteBackend(server.url, 'bridge_orig').warm_up()
+
+
+def test_a_slow_server_is_given_up_after_the_time_out(server, state):
+    backend = RemoteBackend(server.url, 'arm_a', timeout_s=0.3)
+    backend.warm_up()
+    state['delay_s'] = 3.0
+    started_s = time.monotonic()
+    with pytest.raises(BackendUnavailable, match=r'did not answer within 0\.3 s'):
+        backend.predict(IMAGE, 'go')
+    assert time.monotonic() - started_s < 2.0
+
+
+def test_a_server_that_comes_back_is_used_again(state):
+    port = free_port()
+
+    def app():
+        return create_app(lambda key: MeanColourBackend(key, state), STATS, 'x')
+
+    backend = RemoteBackend(f'http://127.0.0.1:{port}', 'arm_a')
+    with pytest.raises(BackendUnavailable, match='cannot be reached'):
+        backend.warm_up()
+    with Server(app(), port):
+        backend.warm_up()
+        assert backend.predict(IMAGE, 'go').action.shape == (7,)
+    with pytest.raises(BackendUnavailable, match='cannot be reached'):
+        backend.predict(IMAGE, 'go')
+    with Server(app(), port):
+        assert backend.predict(IMAGE, 'go').action.shape == (7,)
+
+
+async def _answer(send, status, body):
+    await send({'type': 'http.response.start', 'status': status, 'headers': []})
+    await send({'type': 'http.response.body', 'body': body})
+
+
+def foreign_app(replies):
+    """An ASGI server that is not ours: what it says to a path is given."""
+
+    async def app(scope, receive, send):
+        if scope['type'] == 'http':
+            status, body = replies.get(scope['path'], (404, b'{"detail":"Not Found"}'))
+            await _answer(send, status, body)
+
+    return app
+
+
+def test_upstreams_server_without_health_is_spoken_to_by_act():
+    action = np.array([0.1, 0, 0, 0, 0, 0, 1.0])
+    reply = json.dumps(encode_array(action)).encode()
+    with Server(foreign_app({'/act': (200, reply)}), free_port()) as running:
+        backend = RemoteBackend(running.url + '/act', 'bridge_orig')
+        backend.warm_up()
+        assert backend.norm_stats is None
+        prediction = backend.predict(IMAGE, 'go')
+        assert (prediction.action == parse_reply(reply)).all()
+        assert prediction.action_tokens is None
+
+
+@pytest.mark.parametrize(
+    ('reply', 'sentence'),
+    [
+        ((200, b'"error"'), 'the server answered "error"'),
+        ((200, json.dumps(encode_array(np.full(7, np.inf))).encode()), 'expected finite'),
+        ((200, b'x' * 100_000), 'answers more than'),
+        ((200, b'<html>'), 'is not JSON'),
+        ((500, b'{"detail": "boom"}'), 'HTTP 500: boom'),
+        ((302, b''), 'HTTP 302'),
+    ],
+)
+def test_an_answer_that_is_not_an_action_never_becomes_one(reply, sentence):
+    with Server(foreign_app({'/act': reply}), free_port()) as running:
+        backend = RemoteBackend(running.url, 'bridge_orig')
+        backend.warm_up()
+        with pytest.raises(BackendUnavailable, match=sentence):
+            backend.predict(IMAGE, 'go')
+
+
+@pytest.mark.parametrize('url', ['gpu-box:8000', 'ftp://gpu', '', 'http://', 'file:///etc/passwd'])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigError, match='server_url'):
+        RemoteBackend(url, 'bridge_orig')
