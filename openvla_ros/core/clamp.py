@@ -205,6 +205,11 @@ class Clamp:
         """Stop and latch FAULT; ``reason`` is a code of `safety_state.REASONS`."""
         self._latch(State.FAULT, reason, now_s)
 
+    def force_rest(self, reason: str, now_s: float) -> None:
+        """Latch FAULT and count the arm as at rest: the caller sent zeros in place of a tick."""
+        self.fault(reason, now_s)
+        self._v = self._w = ZERO
+
     def shutdown(self, now_s: float) -> None:
         """Ramp to rest for good: from now on nothing arms this clamp."""
         self.disarm(now_s, 'SHUTDOWN')
@@ -512,7 +517,7 @@ class Clamp:
 
     def _target(self) -> Pose | None:
         """Return the commanded pose at the end of this period."""
-        if self._unarmed_at_rest():
+        if self.state == State.DISARMED and self._at_rest():
             self._pose.settle()
         commanded = self._pose.commanded
         if commanded is None or self._at_rest():

@@ -161,6 +161,20 @@ class EstopSettings:
 
 
 @dataclass(frozen=True)
+class GripperAction:
+    """A control_msgs/GripperCommand server; positions in the server's own unit (usually m)."""
+
+    name: str
+    open_position: float
+    closed_position: float
+    max_effort: float = field(metadata=_bounds(0.0, 1000.0))
+
+    def position(self, opening: float) -> float:
+        """Return the server's position of an opening (0 closed .. 1 open)."""
+        return self.closed_position + opening * (self.open_position - self.closed_position)
+
+
+@dataclass(frozen=True)
 class GripperRules:
     """When a wanted opening (0 closed, 1 open) becomes a command to close or to open."""
 
@@ -168,6 +182,7 @@ class GripperRules:
     open_above: float = field(metadata=_bounds(0.0, 1.0))
     decisions: int = field(metadata=_bounds(1, 10))
     dwell_s: float = field(metadata=_bounds(0.0, 5.0))
+    action: GripperAction | None = None
 
     def __post_init__(self) -> None:
         if not self.close_below < self.open_above:
