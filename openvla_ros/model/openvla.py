@@ -1,0 +1,471 @@
+"""OpenVLA: image and prompt in, action tokens out.
+
+The sequence the language model sees is ``[BOS] + P projected patches + the rest of the prompt``,
+plainly causal. Letters in shapes: B batch, T prompt ids, P patches, N = T + P, C vision width,
+d language width, W rows of the embedding (V plus padding rows), S side of the image.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from openvla_ros.core.image import ImageSpec
+from openvla_ros.core.normalization import STATISTICS_FILE
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.checkpoint import (
+    Place,
+    Progress,
+    ProgressLine,
+    check_tensors,
+    load_weights,
+    save_weights,
+    stored_tensors,
+)
+from openvla_ros.model.config import OpenVLAConfig, load_config, read_json_object
+from openvla_ros.model.decoding import (
+    DecodeResult,
+    EagerPasses,
+    Passes,
+    greedy_decode,
+    jacobi_decode,
+)
+from openvla_ros.model.hub import checkpoint_folder
+from openvla_ros.model.llama import Llama
+from openvla_ros.model.projector import Projector
+from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_tokenizer
+from openvla_ros.model.vision import VisionBackbone, unused_shapes
+
+PREPROCESSOR_FILE = 'preprocessor_config.json'
+_TOWER_NAMES = ('featurizer', 'fused_featurizer')
+
+
+class OpenVLA(nn.Module):
+    """The network; parameter names are the released checkpoints' tensor names.
+
+    Build it with ``from_pretrained`` or ``from_config``.
+
+    Attributes:
+        config: What config.json says.
+        preprocessor: The content of preprocessor_config.json.
+        image_spec: The same, parsed, for ``core.image.preprocess_image``.
+        tokenizer: The checkpoint's own, or None where its folder has none.
+        space_id: The id of the lone '▁' that precedes the action tokens.
+    """
+
+    def __init__(
+        self,
+        config: OpenVLAConfig,
+        preprocessor: Mapping[str, Any],
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = 'cpu',
+        tokenizer: PromptTokenizer | None = None,
+        where: str | Path = '',
+    ) -> None:
+        super().__init__()
+        _check_tokenizer(config, tokenizer)
+        factory: dict[str, Any] = {'dtype': dtype, 'device': device}
+        self.config = config
+        self.preprocessor = preprocessor
+        self.image_spec = _matching_spec(
+            config, preprocessor, str(Path(where) / PREPROCESSOR_FILE)
+        )
+        self.tokenizer = tokenizer
+        self.space_id = tokenizer.space_id if tokenizer else LLAMA_SPACE_ID
+        self.vision_backbone = VisionBackbone(config.towers, **factory)
+        self.projector = Projector(
+            config.vision_dim, config.text.hidden_size, config.fused, **factory
+        )
+        self.language_model = Llama(config.text, **factory)
+        self._passes: Passes | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        preprocessor: Mapping[str, Any] | None = None,
+        tokenizer: PromptTokenizer | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = 'cpu',
+        seed: int = 0,
+    ) -> 'OpenVLA':
+        """Build a network with random weights, for training from scratch and for benchmarks.
+
+        Args:
+            config: The content of a config.json.
+            preprocessor: The content of a preprocessor_config.json; by default what the towers'
+                timm entries say.
+            tokenizer: To go with it.
+            dtype: Of the parameters.
+            device: Of the parameters; 'meta' builds without memory and without values.
+            seed: Of the random weights.
+
+        Raises:
+            ConfigError: as ``OpenVLAConfig.from_dict`` and ``ImageSpec.from_config``.
+        """
+        parsed = OpenVLAConfig.from_dict(config)
+        preprocessor = preprocessor or default_preprocessor(parsed)
+        model = cls(parsed, preprocessor, dtype=dtype, device=device, tokenizer=tokenizer)
+        if torch.device(device).type != 'meta':
+            model._reset_parameters(seed)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = 'cpu',
+        quantization: str | None = None,
+        adapter: str | Path | None = None,
+        allow_download: bool = False,
+        progress: Progress | None = None,
+    ) -> 'OpenVLA':
+        """Load a checkpoint in the released layout, from safetensors and JSON alone.
+
+        Args:
+            path_or_hub_id: A folder, or a hub id such as 'openvla/openvla-7b'.
+            revision: Branch, tag or commit of a hub id.
+            dtype: Of the parameters; None for the one config.json names (bfloat16).
+            device: Of the parameters.
+            quantization: None, 'nf4' or 'int8'.
+            adapter: Folder of a LoRA adapter to put on top.
+            allow_download: Fetch a hub id that the local cache does not have.
+            progress: Called with (bytes read, bytes in all); by default a line on stderr.
+
+        Raises:
+            ConfigError: there is no such checkpoint, or one of its JSON files cannot be used.
+            CheckpointError: the weights cannot be used; file and tensor are named.
+        """
+        folder = checkpoint_folder(
+            path_or_hub_id, revision=revision, allow_download=allow_download
+        )
+        return cls.load_folder(folder, dtype=dtype, device=device, progress=progress)
+
+    @classmethod
+    def load_folder(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = 'cpu',
+        progress: Progress | None = None,
+        place: Place | None = None,
+    ) -> 'OpenVLA':
+        """Load a checkpoint folder, weights as stored; ``from_pretrained`` adds hub and options.
+
+        Args:
+            folder: config.json, preprocessor_config.json, safetensors, and, for text prompts,
+                tokenizer.json.
+            dtype: Of the parameters; None for the one config.json names.
+            device: Of the parameters.
+            progress: As in ``load_weights``; by default a line on stderr for large checkpoints.
+            place: As in ``load_weights``.
+
+        Raises:
+            ConfigError: config.json, preprocessor_config.json or tokenizer.json cannot be used.
+            CheckpointError: the weights cannot be used; file and tensor are named.
+        """
+        folder = Path(folder)
+        config = load_config(folder)
+        model = cls(
+            config,
+            read_json_object(folder / PREPROCESSOR_FILE),
+            dtype=dtype or config.dtype,
+            device='meta',
+            tokenizer=find_tokenizer(folder),
+            where=folder,
+        )
+        stored = stored_tensors(folder)
+        used = model.used_shapes()
+        check_tensors(stored, used, model.unused_shapes(), folder)
+        load_weights(
+            model,
+            [stored[name] for name in used],
+            dtype=dtype or config.dtype,
+            device=device,
+            progress=progress or ProgressLine(folder.name),
+            place=place,
+        )
+        return model.eval()
+
+    def used_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor a checkpoint must hold and this network computes with."""
+        return {name: tuple(value.shape) for name, value in self.state_dict().items()}
+
+    def unused_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of the tensors a checkpoint holds that never run."""
+        return {
+            f'vision_backbone.{prefix}.{name}': shape
+            for prefix, tower in zip(_TOWER_NAMES, self.config.towers)
+            for name, shape in unused_shapes(tower).items()
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the towers, which pixel values are cast to."""
+        return self.vision_backbone.featurizer.pos_embed.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.vision_backbone.featurizer.pos_embed.device
+
+    @property
+    def vocab_size(self) -> int:
+        """V: action ids are [V - 256, V - 1]."""
+        return self.config.vocab_size
+
+    @property
+    def passes(self) -> Passes:
+        """The forward passes decoding runs; set it to run them another way (CUDA graphs)."""
+        if self._passes is None:
+            self._passes = EagerPasses(self.language_model)
+        return self._passes
+
+    @passes.setter
+    def passes(self, passes: Passes | None) -> None:
+        self._passes = passes
+
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Patch features of both towers, joined on channels.
+
+        Args:
+            pixel_values: float[B, 3 or 6, S, S] from ``core.image.preprocess_image``; any float
+                dtype, cast to the towers'.
+
+        Returns:
+            [B, P, C].
+
+        Raises:
+            ValueError: another number of channels or another size than the checkpoint's.
+        """
+        size = self.image_spec.size
+        expected = (3 * len(self.config.towers), size, size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f'pixel_values: got shape {list(pixel_values.shape)}, expected '
+                f'[B, {", ".join(map(str, expected))}]'
+            )
+        features: Tensor = self.vision_backbone(pixel_values.to(self.device, self.dtype))
+        return features
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features [B, P, C] to rows of the language model [B, P, d]."""
+        rows: Tensor = self.projector(features)
+        return rows
+
+    def embed(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+        """The language model's input: [BOS], the image, the rest of the prompt.
+
+        Args:
+            pixel_values: float[B, 3 or 6, S, S].
+            input_ids: int64[B, T], BOS first.
+
+        Returns:
+            [B, N, d].
+        """
+        image = self.project(self.vision_features(pixel_values))
+        return self.join(image, input_ids)
+
+    def join(self, image: Tensor, input_ids: Tensor) -> Tensor:
+        """Put projected patches [B, P, d] behind the first id of int64[B, T]: [B, N, d].
+
+        Raises:
+            ValueError: the ids are not [B, T] or outside the embedding.
+        """
+        ids = input_ids.to(self.device)
+        rows = self.config.text.vocab_size
+        if ids.ndim != 2 or ids.shape[0] != image.shape[0] or not ids.shape[1]:
+            raise ValueError(
+                f'input_ids: got shape {list(ids.shape)}, expected [{image.shape[0]}, T] with the '
+                'beginning-of-sequence id first'
+            )
+        # On a GPU this check would wait for the device; prompt_ids makes it before copying.
+        if ids.device.type == 'cpu' and bool(((ids < 0) | (ids >= rows)).any()):
+            raise ValueError(f'input_ids: got ids outside 0 to {rows - 1}')
+        text = self.language_model.embed(ids).to(image.dtype)
+        return torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
+
+    def logits(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+        """Logits after every row of the whole sequence; batched and differentiable.
+
+        The ids are taken as they are (nothing is appended). Row 0 is BOS, rows 1 to P the image,
+        row P + i the prompt's id i. Right padding changes nothing to its left.
+
+        Args:
+            pixel_values: float[B, 3 or 6, S, S].
+            input_ids: int64[B, T].
+
+        Returns:
+            [B, N, W] in the language model's dtype.
+
+        Raises:
+            ValueError: a shape does not fit, or the sequence is longer than the model's positions.
+        """
+        logits: Tensor = self.language_model(self.embed(pixel_values, input_ids))
+        return logits
+
+    def prompt_ids(self, input_ids: Sequence[int] | NDArray[np.int64] | Tensor) -> Tensor:
+        """Return int64[1, T] with the lone space's id appended where it is missing.
+
+        Raises:
+            ValueError: more than one prompt, or an id that the embedding does not have.
+        """
+        ids = torch.as_tensor(input_ids, dtype=torch.int64, device='cpu')
+        ids = ids[None] if ids.ndim == 1 else ids
+        if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1]:
+            raise ValueError(
+                f'input_ids: got shape {list(ids.shape)}, expected [T] or [1, T]: one prompt is '
+                'decoded at a time'
+            )
+        if int(ids[0, -1]) != self.space_id:
+            ids = torch.cat([ids, ids.new_full((1, 1), self.space_id)], dim=1)
+        rows = self.config.text.vocab_size
+        if int(ids.min()) < 0 or int(ids.max()) >= rows:
+            raise ValueError(
+                f'input_ids: got {ids[0].tolist()}, expected ids from 0 to {rows - 1}'
+                + ('' if self.tokenizer else f' (without a tokenizer {self.space_id} is appended)')
+            )
+        return ids.to(self.device)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        pixel_values: Tensor,
+        input_ids: Sequence[int] | NDArray[np.int64] | Tensor,
+        num_tokens: int,
+        *,
+        draft: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> DecodeResult:
+        """Decode exactly ``num_tokens`` tokens greedily, and say how.
+
+        Args:
+            pixel_values: float[3 or 6, S, S] or [1, 3 or 6, S, S].
+            input_ids: int64[T] or [1, T], BOS first; the lone space's id (29871 without a
+                tokenizer) is appended where it is missing.
+            num_tokens: D, the action's dimension.
+            draft: A guess of the tokens, such as the previous action's; it changes the number of
+                passes, not the tokens.
+
+        Returns:
+            The tokens, their margins and the number of passes. Whether they are action tokens is
+            for ``core.action_tokens.decode_action_tokens`` to refuse.
+
+        Raises:
+            ValueError: a shape does not fit.
+            NonFiniteLogitsError: the network gave NaN or infinity.
+        """
+        pixels = torch.as_tensor(pixel_values)
+        ids = self.prompt_ids(input_ids)
+        embeds = self.embed(pixels[None] if pixels.ndim == 3 else pixels, ids)
+        return self.decode_embeds(embeds, num_tokens, draft=draft)
+
+    def decode_embeds(
+        self,
+        embeds: Tensor,
+        num_tokens: int,
+        *,
+        draft: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> DecodeResult:
+        """As ``decode``, from the embedded sequence [1, N, d]."""
+        if draft is None:
+            return greedy_decode(self.passes, embeds, num_tokens)
+        return jacobi_decode(self.passes, embeds, num_tokens, [int(token) for token in draft])
+
+    def generate_action_tokens(
+        self,
+        pixel_values: Tensor,
+        input_ids: Sequence[int] | NDArray[np.int64] | Tensor,
+        num_tokens: int,
+        *,
+        draft: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """The tokens of ``decode``: int64[num_tokens] on the CPU, each the argmax over all ids."""
+        result = self.decode(pixel_values, input_ids, num_tokens, draft=draft)
+        return torch.from_numpy(result.tokens)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        norm_stats: Mapping[str, Any] | None = None,
+        max_shard_bytes: int = 5_000_000_000,
+    ) -> None:
+        """Write the released layout: config, preprocessor, tokenizer, safetensors.
+
+        The tensors that never run are written as zeros, so that the layout is complete.
+
+        Args:
+            folder: Made where it does not exist.
+            norm_stats: Written as dataset_statistics.json.
+            max_shard_bytes: Larger checkpoints become shards with an index.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / 'config.json', self.config.raw)
+        _write_json(folder / PREPROCESSOR_FILE, self.preprocessor)
+        if norm_stats is not None:
+            _write_json(folder / STATISTICS_FILE, norm_stats)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+        save_weights(self.state_dict(), self.unused_shapes(), folder, max_shard_bytes)
+
+    @torch.no_grad()
+    def _reset_parameters(self, seed: int) -> None:
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        for module in (self.vision_backbone, self.projector):
+            for name, parameter in module.named_parameters():
+                if name.endswith(('weight', 'pos_embed', '_token')) and 'norm' not in name:
+                    parameter.normal_(0.0, 0.02, generator=generator)
+                elif name.endswith('bias'):
+                    parameter.zero_()
+        self.language_model.reset_parameters(seed)
+
+
+def default_preprocessor(config: OpenVLAConfig) -> dict[str, Any]:
+    """The preprocessor_config.json that goes with a configuration's towers."""
+    towers = config.towers
+    return {
+        'processor_class': 'PrismaticProcessor',
+        'image_processor_type': 'PrismaticImageProcessor',
+        'use_fused_vision_backbone': config.fused,
+        'image_resize_strategy': config.image_resize_strategy,
+        'input_sizes': [[3, tower.img_size, tower.img_size] for tower in towers],
+        'interpolations': ['bicubic' for _ in towers],
+        'means': [list(tower.mean) for tower in towers],
+        'stds': [list(tower.std) for tower in towers],
+    }
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def _matching_spec(config: OpenVLAConfig, content: Mapping[str, Any], where: str) -> ImageSpec:
+    spec = ImageSpec.from_config(content, where)
+    wanted = [tower.img_size for tower in config.towers]
+    if [tower.size for tower in spec.towers] != wanted:
+        raise ConfigError(
+            f'{where}: input_sizes describes {[tower.size for tower in spec.towers]}, expected '
+            f'{wanted} as image_sizes in config.json'
+        )
+    return spec
+
+
+def _check_tokenizer(config: OpenVLAConfig, tokenizer: PromptTokenizer | None) -> None:
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise ConfigError(
+            f'{tokenizer.folder}/tokenizer.json: has {tokenizer.vocab_size} pieces, expected '
+            f'{config.vocab_size} (text_config.vocab_size without pad_to_multiple_of): the last '
+            f'{config.n_action_bins} of them are the actions'
+        )
