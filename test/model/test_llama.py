@@ -154,3 +154,55 @@ def test_more_rows_than_the_cache_holds_are_refused():
         ours(ours.embed(random_ids(1, 6)), cache=cache, position=4)
     with pytest.raises(ValueError, match='without a cache'):
         ours(ours.embed(random_ids(1, 6)), position=4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('rows', [1, 7, 290])
+def test_joined_products_change_no_bit(dtype, rows):
+    ours, _ = make_pair(dtype, num_key_value_heads=2)
+    embeds = ours.embed(random_ids(1, rows))
+    apart = ours(embeds, cache=KVCache(ours.config, 300, dtype=dtype))
+    ours.fuse()
+    joined = ours(embeds, cache=KVCache(ours.config, 300, dtype=dtype))
+    assert torch.equal(apart, joined)
+
+
+@torch.no_grad()
+def test_joining_keeps_the_parameters_and_takes_no_memory_of_its_own():
+    ours, _ = make_pair()
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    ours.fuse()
+    after = ours.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    attention = ours.layers[0].self_attn
+    assert attention.k_proj.weight.data_ptr() == attention.qkv.weight[64:].data_ptr()
+    assert sum(p.numel() for p in ours.parameters()) == sum(v.numel() for v in before.values())
+
+
+@torch.no_grad()
+def test_weights_that_arrive_after_joining_are_used():
+    ours, _ = make_pair()
+    ours.fuse()
+    other = Llama(ours.config)
+    other.reset_parameters(seed=8)
+    embeds = other.embed(random_ids(1, 9))
+    expected = other(embeds)
+    for assign in (False, True):
+        ours.reset_parameters(seed=3)
+        ours.load_state_dict(other.state_dict(), assign=assign)
+        torch.testing.assert_close(ours(embeds), expected, atol=1e-6, rtol=1e-5)
+        got = ours(embeds, cache=KVCache(ours.config, 16, dtype=torch.float32))
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    ours.to(torch.bfloat16).to(torch.float32)
+    ours.load_state_dict(other.state_dict())
+    got = ours(embeds, cache=KVCache(ours.config, 16, dtype=torch.float32))
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_reach_every_parameter_of_joined_layers():
+    ours, _ = make_pair()
+    ours.fuse()
+    ours(ours.embed(random_ids(2, 9))).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in ours.parameters())

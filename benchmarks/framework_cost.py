@@ -1,0 +1,141 @@
+"""B1: what the framework costs per action, without a GPU and without large matrices.
+
+A decoder of 32 layers, as deep as Llama-2-7B, but 64 wide: its arithmetic is next to nothing, so
+the CPU time of one action is mostly the time Python and torch need to issue it. On a GPU faster
+than that, this is the time per action. The same is done with transformers' ``generate`` beside
+it. Counted are the operations that start work (on a GPU: kernels), not views and allocations; the
+count is exact and repeatable, the times are not.
+
+    python -m benchmarks.framework_cost
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig as HfLlamaConfig
+from transformers import LlamaForCausalLM
+
+from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
+from openvla_ros.model.decoding import EagerPasses, greedy_decode, jacobi_decode
+from openvla_ros.model.llama import Llama, LlamaConfig
+
+PROMPT_ROWS = 292
+NUM_TOKENS = 7
+TEXT_CONFIG = {
+    'vocab_size': 32064,
+    'hidden_size': 64,
+    'intermediate_size': 172,
+    'num_hidden_layers': 32,
+    'num_attention_heads': 4,
+}
+#: Operations that return without computing anything.
+_NO_WORK = frozenset(
+    f'aten::{name}'
+    for line in (
+        'view _unsafe_view _reshape_alias reshape transpose t permute movedim numpy_T flatten',
+        'unflatten expand expand_as view_as unsqueeze squeeze select slice narrow as_strided',
+        'chunk split split_with_sizes unbind detach alias lift_fresh contiguous to',
+        'empty empty_like empty_strided new_empty resize_ set_ item _local_scalar_dense',
+        'is_nonzero resolve_conj resolve_neg result_type can_cast is_same_size',
+    )
+    for name in line.split()
+)
+
+
+def count_operations(action: Callable[[], Any]) -> tuple[int, int]:
+    """Operations that start work themselves, and all dispatched ones, of one call."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        action()
+    events = [event for event in profiler.events() if event.name.startswith('aten::')]
+    working = sum(_works(event) and not any(map(_works, _below(event))) for event in events)
+    return working, len(events)
+
+
+def _works(event: Any) -> bool:
+    return event.name.startswith('aten::') and event.name not in _NO_WORK
+
+
+def _below(event: Any) -> Iterator[Any]:
+    for child in event.cpu_children:
+        yield child
+        yield from _below(child)
+
+
+def measure(action: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Counts and median milliseconds of CPU and wall time of one call."""
+    for _ in range(3):
+        action()
+    kernels, dispatches = count_operations(action)
+    cpu_ms, wall_ms = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.thread_time()
+        action()
+        cpu_ms.append(1e3 * (time.thread_time() - cpu))
+        wall_ms.append(1e3 * (time.perf_counter() - wall))
+    return {
+        'kernels': kernels,
+        'dispatches': dispatches,
+        'cpu_ms': round(statistics.median(cpu_ms), 2),
+        'cpu_ms_min': round(min(cpu_ms), 2),
+        'wall_ms': round(statistics.median(wall_ms), 2),
+    }
+
+
+def make_actions(dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    """One callable per stack, all with the same weights and prompt."""
+    llama = Llama(LlamaConfig.from_dict(TEXT_CONFIG), dtype=dtype).eval()
+    llama.reset_parameters(seed=1)
+    llama.fuse()
+    oracle = LlamaForCausalLM(HfLlamaConfig(**TEXT_CONFIG, attn_implementation='sdpa')).to(dtype)
+    oracle.load_state_dict(llama.state_dict())
+    oracle.model.rotary_emb.inv_freq = oracle.model.rotary_emb.inv_freq.float()
+    oracle.eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 32000, (1, PROMPT_ROWS), generator=generator)
+    embeds = llama.embed(ids).detach()
+    passes = EagerPasses(llama)
+    tokens = greedy_decode(passes, embeds, NUM_TOKENS).tokens
+
+    def generate() -> torch.Tensor:
+        with torch.inference_mode():
+            return oracle.generate(
+                inputs_embeds=embeds,
+                max_new_tokens=NUM_TOKENS,
+                min_new_tokens=NUM_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
+
+    return {
+        'transformers generate, 7 passes': generate,
+        'greedy, 7 passes': lambda: greedy_decode(passes, embeds, NUM_TOKENS),
+        'draft accepted, 1 pass': lambda: jacobi_decode(passes, embeds, NUM_TOKENS, tokens),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--repeats', type=int, default=15)
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='bfloat16')
+    output_argument(parser)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = conditions()
+    print_conditions(found)
+    result: dict[str, Any] = {'dtype': arguments.dtype, 'prompt_rows': PROMPT_ROWS}
+    for name, action in make_actions(getattr(torch, arguments.dtype)).items():
+        result[name] = measure(action, arguments.repeats)
+        print(name, result[name], flush=True)
+    print_result('framework_cost', found, result, arguments.output)
+
+
+if __name__ == '__main__':
+    main()
