@@ -132,20 +132,30 @@ def preprocess_image(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.fl
     Raises:
         ValueError: the image has another shape or dtype.
     """
+    pixel_values = np.empty((spec.channels, spec.size, spec.size), np.float32)
+    resized: dict[str, NDArray[np.uint8]] = {}
+    for i, tower in enumerate(spec.towers):
+        # Towers of one size and filter, the usual case, share one resize.
+        if tower.interpolation not in resized:
+            resized[tower.interpolation] = resize_image(image, spec, i)
+        levels = resized[tower.interpolation]
+        table = _normalisation_table(tower.mean, tower.std)
+        for channel in range(3):
+            pixel_values[3 * i + channel] = table[channel][levels[:, :, channel]]
+    return pixel_values
+
+
+def resize_image(image: NDArray[np.uint8], spec: ImageSpec, tower: int = 0) -> NDArray[np.uint8]:
+    """Do the first half of ``preprocess_image``: uint8[H, W, 3] to what a tower sees, [S, S, 3].
+
+    Raises:
+        ValueError: the image has another shape or dtype.
+    """
     check_rgb_image(image)
     picture = Image.fromarray(image)
     if spec.letterbox_fill is not None:
         picture = _pad_to_square(picture, spec.letterbox_fill)
-    resized: dict[tuple[int, str], NDArray[np.uint8]] = {}
-    pixel_values = np.empty((spec.channels, spec.size, spec.size), np.float32)
-    for i, tower in enumerate(spec.towers):
-        key = (tower.size, tower.interpolation)
-        if key not in resized:
-            resized[key] = np.asarray(_resize(picture, tower, spec.resize_strategy))
-        table = _normalisation_table(tower.mean, tower.std)
-        for channel in range(3):
-            pixel_values[3 * i + channel] = table[channel][resized[key][:, :, channel]]
-    return pixel_values
+    return np.asarray(_resize(picture, spec.towers[tower], spec.resize_strategy))
 
 
 def apply_recipe(image: NDArray[np.uint8], recipe: ImageRecipe, size: int) -> NDArray[np.uint8]:

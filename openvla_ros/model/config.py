@@ -14,7 +14,7 @@ import torch
 
 from openvla_ros.core.prompt import PromptFamily, prompt_family
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
-from openvla_ros.model.llama import LlamaConfig
+from openvla_ros.model.llama_config import LlamaConfig
 
 _DTYPES = {
     'bfloat16': torch.bfloat16,

@@ -1,0 +1,235 @@
+"""The network in this process: image and instruction in, an action in dataset units out."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openvla_ros.core.action_tokens import decode_action_tokens
+from openvla_ros.core.image import preprocess_image, resize_image
+from openvla_ros.core.inference import PredictedAction
+from openvla_ros.core.instruction import InstructionRefused, quoted
+from openvla_ros.core.normalization import (
+    STATISTICS_FILE,
+    ActionStats,
+    load_norm_stats,
+    resolve_unnorm_key,
+    unnormalize_action,
+)
+from openvla_ros.core.prompt import build_prompt
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.config import read_json_object
+from openvla_ros.model.hub import checkpoint_folder
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.self_test import run_self_test
+
+
+class LocalBackend:
+    """An ``InferenceBackend``: a checkpoint with the statistics of one dataset.
+
+    Args:
+        model: A network with its tokenizer.
+        norm_stats: Statistics by unnorm_key.
+        unnorm_key: Which of them; None where there is only one.
+        description: For logs; the network's sizes by default.
+        use_draft: Let the previous action's tokens be verified in one pass; the tokens are the
+            same, found in fewer passes.
+
+    Raises:
+        ConfigError: the network has no tokenizer.
+        UnnormKeyError: the statistics to use are not determined.
+    """
+
+    def __init__(
+        self,
+        model: OpenVLA,
+        norm_stats: Mapping[str, ActionStats],
+        unnorm_key: str | None,
+        *,
+        description: str = '',
+        use_draft: bool = True,
+    ) -> None:
+        if model.tokenizer is None:
+            raise ConfigError(
+                'the checkpoint has no tokenizer.json, so an instruction cannot be put to it; '
+                'copy the tokenizer files of its base model into its folder'
+            )
+        self.model = model
+        self.norm_stats: Mapping[str, ActionStats] | None = norm_stats
+        self.unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
+        self.stats = norm_stats[self.unnorm_key]
+        self.image_size = model.image_spec.size
+        self.description = description or f'OpenVLA, {model.dtype} on {model.device}'
+        self._use_draft = use_draft
+        self._draft: NDArray[np.int64] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        unnorm_key: str | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = 'cpu',
+        quantization: str | None = None,
+        adapter: str | Path | None = None,
+        revision: str | None = None,
+        allow_download: bool = False,
+        allow_base_statistics: bool = False,
+        use_draft: bool = True,
+        **options: Any,
+    ) -> 'LocalBackend':
+        """Load a checkpoint folder or hub id; arguments as in ``OpenVLA.from_pretrained``.
+
+        Args:
+            path: Folder or hub id.
+            unnorm_key: The dataset whose statistics are used; None where there is only one.
+            dtype: Of the parameters; None for the checkpoint's.
+            device: Where it runs.
+            quantization: None, 'nf4' or 'int8'.
+            adapter: LoRA adapter folder; its own dataset_statistics.json is used.
+            revision: Of a hub id.
+            allow_download: Fetch a hub id that is not in the cache.
+            allow_base_statistics: Use the base model's statistics with an adapter that has none.
+            use_draft: See the class.
+            options: Further arguments of ``OpenVLA.from_pretrained``.
+
+        Raises:
+            ConfigError, CheckpointError, UnnormKeyError: see there and above.
+        """
+        folder = checkpoint_folder(path, revision=revision, allow_download=allow_download)
+        norm_stats = norm_stats_of(folder, adapter, allow_base=allow_base_statistics)
+        key = resolve_unnorm_key(norm_stats, unnorm_key)  # before 15 GB are read
+        model = OpenVLA.from_pretrained(
+            folder,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            adapter=adapter,
+            **options,
+        )
+        description = f'{path}' + (f' + {adapter}' if adapter else '')
+        description += f', {quantization or model.dtype} on {model.device}, {key}'
+        return cls(model, norm_stats, key, description=description, use_draft=use_draft)
+
+    def warm_up(self) -> None:
+        """Run the self-test, then one action of each kind, so that the next takes its usual time.
+
+        Raises:
+            SelfTestError: the model ignores its image or its logits are not finite.
+        """
+        run_self_test(self.model)
+        image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        pixel_values = torch.from_numpy(preprocess_image(image, self.model.image_spec))
+        prompt = self._input_ids('pick up the block')
+        result = self.model.decode(pixel_values, prompt, self.stats.action_dim)
+        if self._use_draft:
+            self.model.decode(pixel_values, prompt, self.stats.action_dim, draft=result.tokens)
+        self.reset()
+
+    def predict(self, image: NDArray[np.uint8], instruction: str) -> PredictedAction:
+        """Compute one action.
+
+        Args:
+            image: uint8[H, W, 3], RGB, after the recipe of the dataset profile.
+            instruction: What the human wrote.
+
+        Raises:
+            NonActionTokenError: the network wrote a token that is not an action.
+            NonFiniteLogitsError: the network gave NaN or infinity.
+            InstructionRefused: the instruction is too long for the network.
+        """
+        model, clock = self.model, _Stages(self.model.device)
+        input_ids = self._input_ids(instruction)
+        pixel_values = torch.from_numpy(preprocess_image(image, model.image_spec))
+        clock.end('preprocess')
+        with torch.inference_mode():
+            embeds = model.embed(pixel_values[None], input_ids)
+            clock.end('vision')
+            result = model.decode_embeds(embeds, self.stats.action_dim, draft=self._draft)
+        clock.end('decode')
+        self._draft = None
+        action_norm = decode_action_tokens(
+            result.tokens, model.vocab_size, model.config.n_action_bins
+        )
+        if self._use_draft:
+            self._draft = result.tokens
+        return PredictedAction(
+            action=unnormalize_action(action_norm, self.stats),
+            action_tokens=result.tokens,
+            stage_s=clock.stage_s,
+            num_passes=result.num_passes,
+            min_margin=result.min_margin,
+        )
+
+    def model_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return uint8[S, S, 3]: the image as the (first) tower sees it, before normalisation."""
+        return resize_image(image, self.model.image_spec)
+
+    def reset(self) -> None:
+        """Forget the previous action's tokens."""
+        self._draft = None
+
+    def close(self) -> None:
+        """Free the network's memory."""
+        self._draft = None
+        device = self.model.device
+        del self.model
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+    def _input_ids(self, instruction: str) -> torch.Tensor:
+        model = self.model
+        assert model.tokenizer is not None
+        input_ids = model.prompt_ids(
+            model.tokenizer(build_prompt(instruction, model.config.prompt_family))
+        )
+        rows = input_ids.shape[1] + model.config.num_patches + self.stats.action_dim
+        if rows > model.config.text.max_position_embeddings:
+            raise InstructionRefused(
+                f'the instruction {quoted(instruction)} takes {input_ids.shape[1]} tokens; with '
+                f'image and action that is {rows} of '
+                f'{model.config.text.max_position_embeddings} positions; shorten it'
+            )
+        return input_ids
+
+
+def norm_stats_of(
+    folder: Path, adapter: str | Path | None, *, allow_base: bool = False
+) -> dict[str, ActionStats]:
+    """Read the statistics that belong to a checkpoint, or to the adapter on top of it.
+
+    Raises:
+        ConfigError: there are none, or an adapter has none of its own and ``allow_base`` is not
+            set: its actions are in the units of the data it was trained on, not the base model's.
+    """
+    config = read_json_object(folder / 'config.json')
+    if adapter is None or (allow_base and not (Path(adapter) / STATISTICS_FILE).is_file()):
+        return load_norm_stats(folder, config)
+    if not (Path(adapter) / STATISTICS_FILE).is_file():
+        raise ConfigError(
+            f'{adapter}: has no {STATISTICS_FILE}; the statistics of the base model do not belong '
+            'to a fine-tuned one; copy the file from the training run into the adapter folder, or '
+            'set allow_base_statistics if it was trained with the very same statistics'
+        )
+    return load_norm_stats(adapter, None)
+
+
+class _Stages:
+    """Wall time from one stage's end to the next; on a GPU each end waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stage_s: dict[str, float] = {}
+        self._device = device
+        self._last_s = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+        now_s = time.perf_counter()
+        self.stage_s[stage] = now_s - self._last_s
+        self._last_s = now_s

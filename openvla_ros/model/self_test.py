@@ -1,0 +1,107 @@
+"""The test every loaded model passes before it may move anything: does it look at its image?
+
+A known failure of OpenVLA's original code on newer libraries is a model that runs, answers in
+action tokens, and gives the same answer to a black picture and a white one.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openvla_ros.core.image import preprocess_image
+from openvla_ros.core.prompt import build_prompt
+from openvla_ros.model.openvla import OpenVLA
+
+_INSTRUCTION = 'pick up the block'
+_LLAMA_BOS = 1
+#: Below this share of the largest logit a difference is rounding, not sight.
+_LEAST_DIFFERENCE = 1e-5
+
+
+class SelfTestError(RuntimeError):
+    """The model must not be used to move anything; the message says what it does wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfTestReport:
+    """What the self-test saw.
+
+    Attributes:
+        differences: By pair of pictures, the largest difference of the logits after the prompt,
+            relative to the largest logit.
+        tokens: By picture, the first token the model writes.
+    """
+
+    differences: dict[str, float]
+    tokens: dict[str, int]
+
+    def sentence(self) -> str:
+        """Say in one line what was seen."""
+        pairs = ', '.join(f'{pair} {value:.2g}' for pair, value in self.differences.items())
+        return f'the image counts: relative difference of the logits {pairs}'
+
+
+@torch.inference_mode()
+def run_self_test(model: OpenVLA) -> SelfTestReport:
+    """Show the model a black, a white and a noise picture with the same prompt.
+
+    The decoder that drives the arm is asked too, not only the plain pass.
+
+    Raises:
+        SelfTestError: the logits are not finite, or two pictures give the same ones.
+    """
+    prompt = _prompt_ids(model)
+    logits: dict[str, NDArray[np.float32]] = {}
+    answers: dict[str, tuple[int, float]] = {}
+    for name, picture in _pictures(model.image_spec.size).items():
+        pixel_values = torch.from_numpy(preprocess_image(picture, model.image_spec))
+        ids = model.prompt_ids(prompt)
+        embeds = model.embed(pixel_values[None], ids)
+        logits[name] = model.language_model(embeds)[0, -1].float().cpu().numpy()
+        if not np.isfinite(logits[name]).all():
+            raise SelfTestError(
+                f'self-test: the logits for a {name} picture are not finite; the weights are '
+                'damaged or the precision is too low'
+            )
+        decoded = model.decode_embeds(embeds, 1)
+        answers[name] = (int(decoded.tokens[0]), float(decoded.margins[0]))
+    differences = _differences(logits)
+    for pair, difference in differences.items():
+        if difference < _LEAST_DIFFERENCE:
+            raise SelfTestError(
+                f'self-test: {pair} pictures give the same logits (relative difference '
+                f'{difference:.1g}, expected more than {_LEAST_DIFFERENCE:.0e}): the model '
+                'ignores its image'
+            )
+    if len(set(answers.values())) == 1:
+        raise SelfTestError(
+            f'self-test: the decoder answers every picture with token and margin '
+            f'{next(iter(answers.values()))}: it ignores the image'
+        )
+    return SelfTestReport(differences, {name: token for name, (token, _) in answers.items()})
+
+
+def _pictures(size: int) -> dict[str, NDArray[np.uint8]]:
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return {
+        'black': np.zeros((size, size, 3), np.uint8),
+        'white': np.full((size, size, 3), 255, np.uint8),
+        'noise': noise,
+    }
+
+
+def _prompt_ids(model: OpenVLA) -> list[int]:
+    if model.tokenizer is None:
+        return [_LLAMA_BOS]
+    return model.tokenizer(build_prompt(_INSTRUCTION, model.config.prompt_family))
+
+
+def _differences(logits: dict[str, NDArray[np.float32]]) -> dict[str, float]:
+    scale = max(float(np.abs(values).max()) for values in logits.values()) or 1.0
+    return {
+        f'{a} and {b}': float(np.abs(logits[a] - logits[b]).max()) / scale
+        for a, b in itertools.combinations(logits, 2)
+    }
