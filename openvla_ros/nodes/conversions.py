@@ -1,12 +1,16 @@
 """Between ROS messages and the types of `core`: the one file that knows both."""
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.core.admission import ActionInput
 from openvla_ros.core.clamp_status import ClampStatus
@@ -157,3 +161,53 @@ def _diagnostic_level(status: ClampStatus, has_notes: bool) -> bytes:
 def is_known(value: float) -> bool:
     """Tell whether an opening has been decided: before the first decision it is NaN."""
     return not math.isnan(value)
+
+
+# Simulated arm ---------------------------------------------------------------------------------
+
+
+def twist_from_stamped(message: TwistStamped) -> list[float]:
+    """Return the six numbers of a twist: linear [m/s], angular [rad/s]."""
+    linear, angular = message.twist.linear, message.twist.angular
+    return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+
+
+def rgb_image_message(pixels: NDArray[np.uint8], frame_id: str, stamp: Time) -> Image:
+    """Return uint8[H,W,3] RGB as an rgb8 image."""
+    height, width, channels = pixels.shape
+    message = Image(
+        height=height, width=width, encoding='rgb8', is_bigendian=0, step=width * channels
+    )
+    message.header.frame_id, message.header.stamp = frame_id, stamp
+    # An array('B') is taken as it is; anything else rclpy checks byte by byte (20 ms a picture).
+    message.data = array('B', np.ascontiguousarray(pixels).tobytes())
+    return message
+
+
+def pinhole_camera_info(
+    matrix: NDArray[np.float64], width: int, height: int, frame_id: str, stamp: Time
+) -> CameraInfo:
+    """Return K float64[3,3] of a camera without distortion as camera_info."""
+    message = CameraInfo(width=width, height=height, distortion_model='plumb_bob')
+    message.header.frame_id, message.header.stamp = frame_id, stamp
+    message.d = [0.0] * 5
+    message.k = [float(value) for value in matrix.reshape(9)]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [float(value) for value in np.hstack([matrix, np.zeros((3, 1))]).reshape(12)]
+    return message
+
+
+def joint_state_message(
+    names: Sequence[str],
+    positions: Sequence[float],
+    velocities: Sequence[float],
+    efforts: Sequence[float],
+    stamp: Time,
+) -> JointState:
+    """Return joints [rad or m, rad/s or m/s, Nm or N] as joint_states."""
+    message = JointState(name=list(names))
+    message.header.stamp = stamp
+    message.position = [float(value) for value in positions]
+    message.velocity = [float(value) for value in velocities]
+    message.effort = [float(value) for value in efforts]
+    return message

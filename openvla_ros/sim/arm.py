@@ -16,13 +16,15 @@ Vector = NDArray[np.float64]
 ARM_JOINTS = ('waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate')
 FINGER_JOINTS = ('left_finger', 'right_finger')
 CONTROL_PERIOD_S = 0.02
+IK_ITERATIONS = 2
+# The published joint speed limit.
+MAX_JOINT_RADPS = np.pi
 # A pose from which the whole workspace is reached without turning the elbow over.
 READY_JOINTS_RAD = np.array([0.0, -0.6, 0.6, 0.0, 1.57, 0.0])
 # Gripper straight down, fingers opening along the base's y axis: ee x = -z, ee y = y, ee z = x.
 GRIPPER_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 # The target runs ahead of the arm by at most this, so that nothing winds up against an obstacle.
 LEASH_M = 0.03
-LEASH_RAD = 0.2
 # The fingers cross their 22 mm in 0.3 s.
 GRIPPER_SPEED_PER_S = 1.0 / 0.3
 
@@ -75,7 +77,12 @@ class SimArm:
         self._substeps = round(CONTROL_PERIOD_S / self.model.opt.timestep)
         self._blocks = {b.colour: self.model.body(f'block_{b.colour}').id for b in scene.blocks}
         self._fingers = self.model.jnt_range[6].copy()
-        self._kinematics = DampedLeastSquares(self.model, 'ee', len(ARM_JOINTS))
+        self._kinematics = DampedLeastSquares(
+            self.model,
+            'ee',
+            len(ARM_JOINTS),
+            max_joint_step_rad=MAX_JOINT_RADPS * CONTROL_PERIOD_S / IK_ITERATIONS,
+        )
         # A position servo lags a moving target by damping over stiffness; it is fed forward.
         self._lag_s = -self.model.actuator_biasprm[:6, 2] / self.model.actuator_gainprm[:6, 0]
         self._opening = 1.0
@@ -83,7 +90,7 @@ class SimArm:
 
     def _place(self, position_m: Vector) -> None:
         self._kinematics.set_joints(READY_JOINTS_RAD)
-        joints = self._kinematics.solve(position_m, GRIPPER_DOWN, iterations=100)
+        joints = self._kinematics.solve(position_m, GRIPPER_DOWN, iterations=200)
         self.data.qpos[:6] = joints
         self.data.qpos[6:8] = [self._fingers[1], -self._fingers[1]]
         self.data.ctrl[:] = [*joints, self._fingers[1]]
@@ -118,7 +125,9 @@ class SimArm:
     def _advance(self, twist: Vector, gripper_opening: float) -> None:
         before = self._kinematics.joints
         self._move_target(twist)
-        joints = self._kinematics.solve(self._target_position, self._target_rotation, iterations=2)
+        joints = self._kinematics.solve(
+            self._target_position, self._target_rotation, IK_ITERATIONS
+        )
         self._keep_target_reachable()
         self._move_opening(gripper_opening)
         low, high = self._fingers

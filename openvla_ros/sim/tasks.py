@@ -1,6 +1,6 @@
 """Tasks: a sentence, a start and a success predicate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +46,11 @@ PHRASINGS: dict[Kind, tuple[str, ...]] = {
     ),
 }
 
+_VERBS: dict[Kind, frozenset[str]] = {
+    'reach': frozenset(('reach', 'move', 'go', 'hover', 'touch', 'approach')),
+    'push': frozenset(('push', 'slide', 'shove')),
+    'pick': frozenset(('pick', 'lift', 'grab', 'take', 'grasp', 'raise')),
+}
 _KIND_SALT: dict[Kind, int] = {'reach': 1, 'push': 2, 'pick': 3}
 _SPLIT_SALT: dict[Split, int] = {'train': 101, 'test': 202}
 
@@ -90,6 +95,35 @@ def sample_episode(kind: Kind, seed: int, split: Split = 'train') -> Episode:
     phrasing = PHRASINGS[kind][rng.integers(len(PHRASINGS[kind]))]
     scene = sample_scene(rng, colours, keep_lane=kind == 'push')
     return Episode(Task(kind, colours[0], phrasing.format(colours[0])), scene, seed)
+
+
+def understand(instruction: str) -> tuple[Kind, str] | None:
+    """Return kind and colour an instruction means; None if it is not one of our tasks.
+
+    This is for judging success of a sentence somebody wrote; the policy reads it by itself.
+    """
+    words = instruction.lower().replace('.', ' ').split()
+    kinds = [kind for kind in KINDS if not _VERBS[kind].isdisjoint(words)]
+    colours = [colour for colour in COLOURS if colour in words]
+    return (kinds[0], colours[0]) if len(kinds) == 1 and len(colours) == 1 else None
+
+
+def find_episode(instruction: str, seed: int, split: Split = 'test') -> Episode:
+    """Return the first episode from ``seed`` on whose scene and task fit an instruction.
+
+    Raises:
+        ValueError: the instruction is not one of our tasks.
+    """
+    meant = understand(instruction)
+    if meant is None:
+        raise ValueError(
+            f'find_episode: got {instruction!r}, expected a task (reach, push, pick up) and one '
+            f'colour of {", ".join(COLOURS)}, such as {PHRASINGS["pick"][0].format("red")!r}'
+        )
+    kind, colour = meant
+    while (episode := sample_episode(kind, seed, split)).task.colour != colour:
+        seed += 1
+    return replace(episode, task=Task(kind, colour, instruction))
 
 
 class Success:
