@@ -93,6 +93,7 @@ class Clamp:
         self._tick_ros_s = math.nan
         self._action_s = -math.inf
         self._action_seen = False
+        self._waiting = False
         self._hold_s = 0.0
         self._step_s = profile.actions.step_s_range[1]
         self._resync = False
@@ -138,10 +139,14 @@ class Clamp:
             self.fault('FAULT_POSE_JUMP', now_s)
         return believed
 
+    def refuse_pose(self, why: str) -> None:
+        """Note why the caller did not pass a pose on, for the status."""
+        self._pose.refuse(why)
+
     def heartbeat(self, engaged: bool, *, now_s: float) -> None:
         """Take one e-stop heartbeat; ``engaged`` stops and latches at once."""
         if not math.isfinite(now_s):
-            self.fault('FAULT_CLOCK', now_s)
+            self.fault('FAULT_CLOCK', self._tick_s or 0.0)
             return
         self._estop_s, self._estop_engaged = now_s, engaged
         if engaged:
@@ -159,10 +164,11 @@ class Clamp:
         if blockers:
             return Reply(False, 'refused: ' + '; '.join(REASONS[code] for code in blockers))
         self._armed_source = self._admission.sources(now_s)[0]
-        self._forget_action()
+        self._budget.clear()
         self._pose.settle()
         self._gripper.forget()
         self._resync = False
+        self._waiting = True
         self._refused_in_a_row = 0
         self._last_refusal = ''
         self._state.go(State.HOLD, 'WAITING', now_s)
@@ -174,8 +180,7 @@ class Clamp:
         """Stop and forbid motion; from FAULT and ESTOP nothing changes."""
         if self.state in LATCHED:
             return Reply(False, f'{self.state.name} is latched: already stopped, not armed')
-        self._drop_budget(self.state)
-        self._forget_action()
+        self._drop_budget(State.DISARMED)
         self._armed_source = ''
         self._state.go(State.DISARMED, cause, now_s)
         return Reply(True, 'disarmed')
@@ -227,16 +232,14 @@ class Clamp:
         now_s = self._advance(now_s, ros_now_s)
         self._supervise(now_s)
         self._move(now_s)
-        if self.state != State.ACTIVE:
+        if self.state == State.ACTIVE:
+            self._gripper.step(now_s)
+        else:
             self._gripper.forget()
-        gripper = self._gripper.step(now_s) if self.state == State.ACTIVE else None
+            if self._at_rest():
+                self._budget.clear()
         twist = np.array((*self._v, *self._w))
-        return ClampOutput(
-            twist,
-            self._gripper.command if gripper is None else gripper,
-            self._status(now_s),
-            self._target(),
-        )
+        return ClampOutput(twist, self._gripper.command, self._status(now_s), self._target())
 
     def _advance(self, now_s: float, ros_now_s: float) -> float:
         """Account for the time since the last tick; return a usable steady time."""
@@ -284,16 +287,9 @@ class Clamp:
             elif not 0.0 <= now_s - self._action_s <= self._hold_s:
                 self._halt('ACTION_STALE', now_s)
         elif self.state == State.HOLD:
-            self._supervise_hold(now_s)
-
-    def _supervise_hold(self, now_s: float) -> None:
-        since_s = self._state.since_s
-        if since_s is not None and now_s - since_s > self.profile.hold_timeout_s:
-            self.disarm(now_s, 'HOLD_TIMEOUT')
-        elif not self._pose.is_fresh(now_s):
-            self._state.go(State.HOLD, 'POSE_STALE', now_s)
-        elif self._state.cause == 'POSE_STALE':
-            self._state.go(State.HOLD, 'ACTION_STALE' if self._action_seen else 'WAITING', now_s)
+            since_s = self._state.since_s
+            if since_s is not None and now_s - since_s > self.profile.hold_timeout_s:
+                self.disarm(now_s, 'HOLD_TIMEOUT')
 
     def _move(self, now_s: float) -> None:
         """Choose the twist of this period: towards the wanted one as far as the limits allow."""
@@ -401,7 +397,7 @@ class Clamp:
         self._gripper.offer(action.gripper)
         self._action_s, self._action_seen = now_s, True
         self._hold_s, self._step_s = self.profile.hold_s(action.step_s), action.step_s
-        self._resync = False
+        self._resync = self._waiting = False
         self._accepted += 1
         self._refused_in_a_row = 0
         self._last_refusal = ''
@@ -433,22 +429,18 @@ class Clamp:
 
     def _halt(self, cause: str, now_s: float) -> None:
         self._drop_budget(State.HOLD)
-        self._forget_action()
         self._state.go(State.HOLD, cause, now_s)
 
     def _latch(self, state: State, cause: str, now_s: float) -> None:
         self._drop_budget(state)
-        self._forget_action()
         self._armed_source = ''
         self._state.latch(state, cause, now_s)
 
     def _drop_budget(self, state: State) -> None:
-        if self.state == State.ACTIVE:
-            self._budget.drop(self._v, self._w, *self._changes[state])
-
-    def _forget_action(self) -> None:
+        """Drop what is left to do, but for the ramp to rest that ``state`` will make."""
         self._hold_s = -1.0
-        self._budget.clear()
+        if self.state == State.ACTIVE:
+            self._budget.keep_ramp(self._v, self._w, *self._changes[state])
 
     def _arming_blockers(self, now_s: float) -> list[str]:
         """Return every reason why arming would be refused now."""
@@ -535,7 +527,7 @@ class Clamp:
         if self.state == State.DISARMED:
             return (self._state.cause, *self._arming_blockers(now_s))
         if self.state == State.HOLD:
-            return (self._state.cause,)
+            return self._hold_reasons(now_s)
         reasons = ['DONE' if self._at_rest() else 'EXECUTING']
         if self._box_scale < 1.0:
             reasons.append('BOX')
@@ -544,6 +536,19 @@ class Clamp:
         if self._waived:
             reasons.append('ACCEL_WAIVED')
         return tuple(reasons)
+
+    def _hold_reasons(self, now_s: float) -> tuple[str, ...]:
+        """Return what keeps the arm in HOLD now, the cause first if it is still there."""
+        present = []
+        if not self._pose.is_fresh(now_s):
+            present.append('POSE_STALE')
+        if self._resync:
+            present.append('CLOCK_JUMP')
+        if self._state.cause == 'OVERRUN':
+            present.insert(0, 'OVERRUN')
+        elif self._waiting or not present:
+            present.append('WAITING' if self._waiting else 'ACTION_STALE')
+        return tuple(sorted(present, key=lambda code: code != self._state.cause))
 
     def _status(self, now_s: float) -> ClampStatus:
         pose = self._pose.measured
@@ -575,6 +580,7 @@ class Clamp:
             box_lo_m=workspace.box_lo,
             box_hi_m=workspace.box_hi,
             last_refusal=self._last_refusal,
+            pose_refusal=self._pose.refusal,
             stop_time_s=self.profile.stop_time_s(self._step_s),
         )
 

@@ -39,6 +39,7 @@ class ClampStatus(NamedTuple):
     box_lo_m: Vector3
     box_hi_m: Vector3
     last_refusal: str  # code of the latest refusal while nothing is accepted; '' otherwise
+    pose_refusal: str  # why the latest pose was not believed; '' if it was
     stop_time_s: float  # from the last accepted action to zero [s]
 
     @property
@@ -65,6 +66,8 @@ def _opening(status: ClampStatus) -> str:
         text += f'; {prefix}: {"; ".join(rest)}'
     if status.last_refusal:
         text += f'; actions are refused because {REFUSALS[status.last_refusal]}'
+    if status.pose_refusal:
+        text += f'; poses are refused because {status.pose_refusal}'
     return text
 
 

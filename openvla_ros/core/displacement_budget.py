@@ -93,18 +93,21 @@ class DisplacementBudget:
             self.dropped_rad += norm(_after(scale(rotation, -1.0), self.rotation))
             self.rotation = rotation
 
-    def drop(self, v: Vector3, w: Vector3, change: float, angular_change: float) -> None:
-        """Forget what is left, except what the ramp to rest from the twist (v, w) still does."""
+    def keep_ramp(self, v: Vector3, w: Vector3, change: float, angular_change: float) -> None:
+        """Drop what is left, except what the ramp to rest from the twist (v, w) still does.
+
+        That is taken away as the arm does it, and what an interrupted ramp leaves over belongs to
+        the next action, so that not a millimetre is unaccounted for.
+        """
         self.replace(
             _ramp_displacement(v, change, self._tau),
             _ramp_displacement(w, angular_change, self._tau),
         )
-        self.clear()
+        self._cruise_until_s = -math.inf
 
     def clear(self) -> None:
-        """Forget what is left without counting it."""
-        self.translation = ZERO
-        self.rotation = ZERO
+        """Drop everything that is left."""
+        self.replace(ZERO, ZERO)
         self._cruise_until_s = -math.inf
 
     def twist(self, now_s: float) -> tuple[Vector3, Vector3]:

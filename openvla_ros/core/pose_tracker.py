@@ -43,6 +43,7 @@ class PoseTracker:
         self._speed = profile.limits.speed_mps
         self.integrated = settings.source == 'integrated'
         self.refused = 0
+        self.refusal = ''
         self.measured: Pose | None = None
         self.commanded: Pose | None = None
         self._received_s = -math.inf
@@ -54,9 +55,13 @@ class PoseTracker:
 
     def offer(self, pose: Pose, stamp_s: float, now_s: float, ros_now_s: float) -> bool:
         """Take a measured pose; False if it is not believed (it then changes nothing)."""
-        if self.integrated or not self._believed(pose, stamp_s, now_s, ros_now_s):
-            self.refused += not self.integrated
+        if self.integrated:
             return False
+        why = self._why_refused(pose, stamp_s, now_s, ros_now_s)
+        if why:
+            self.refuse(why)
+            return False
+        self.refusal = ''
         quaternion = unit_quaternion.normalized(pose.quaternion_xyzw)
         if self.measured is not None:
             moved = norm(subtract(pose.position_m, self.measured.position_m))
@@ -70,6 +75,11 @@ class PoseTracker:
         else:
             self._pull_on_leash(self.measured)
         return True
+
+    def refuse(self, why: str) -> None:
+        """Count a pose that is not believed and remember why."""
+        self.refused += 1
+        self.refusal = why
 
     def forget_time(self) -> None:
         """Forget the last stamp: ROS time is not what it was."""
@@ -113,16 +123,24 @@ class PoseTracker:
         """Let the commanded pose be the measured one: the arm rests and nobody is armed."""
         self.commanded = self.measured
 
-    def _believed(self, pose: Pose, stamp_s: float, now_s: float, ros_now_s: float) -> bool:
+    def _why_refused(self, pose: Pose, stamp_s: float, now_s: float, ros_now_s: float) -> str:
+        """Return why a pose is not believed, or ''."""
         numbers = (*pose.position_m, *pose.quaternion_xyzw, stamp_s, now_s, ros_now_s)
         if not all(map(math.isfinite, numbers)):
-            return False
-        if abs(math.hypot(*pose.quaternion_xyzw) - 1.0) > 0.05:
-            return False
-        if max(map(abs, pose.position_m)) > _PLACE_LIMIT_M or now_s < self._received_s:
-            return False
+            return 'it is not finite'
+        length = math.hypot(*pose.quaternion_xyzw)
+        if abs(length - 1.0) > 0.05:
+            return f'its quaternion has length {length:.3g}'
+        if max(map(abs, pose.position_m)) > _PLACE_LIMIT_M:
+            return f'it is more than {_PLACE_LIMIT_M:g} m from the base'
+        if now_s < self._received_s:
+            return 'the steady clock went backwards'
         age_s = ros_now_s - stamp_s
-        return -_FUTURE_S <= age_s <= self._settings.timeout_s and stamp_s > self._stamp_s
+        if not -_FUTURE_S <= age_s <= self._settings.timeout_s:
+            return f'its stamp is {age_s:.3g} s old, expected 0 to {self._settings.timeout_s:g} s'
+        if stamp_s <= self._stamp_s:
+            return 'its stamp does not increase'
+        return ''
 
     def _pull_on_leash(self, measured: Pose) -> None:
         assert self.commanded is not None

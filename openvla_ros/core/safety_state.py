@@ -103,8 +103,8 @@ class SafetyState:
         self._causes[cause] = now_s
 
     def present_causes(self, now_s: float) -> list[str]:
-        """Return the latched causes seen within the last second, by the steady clock."""
-        return [c for c, seen in self._causes.items() if 0.0 <= now_s - seen < CAUSE_GONE_S]
+        """Return the latched causes not known to be gone: seen less than a second ago."""
+        return [c for c, seen in self._causes.items() if not now_s - seen >= CAUSE_GONE_S]
 
     def release(self, now_s: float) -> None:
         """Leave FAULT or ESTOP for DISARMED; the caller has checked that this is allowed."""

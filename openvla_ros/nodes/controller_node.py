@@ -185,10 +185,9 @@ class ControllerNode(Node):
     def _on_pose(self, message: PoseStamped) -> None:
         with self._guard('pose'):
             if message.header.frame_id != self.profile.base_frame:
-                self._log_throttled(
-                    f'refused a pose in frame {message.header.frame_id[:80]!r}, expected '
-                    f'{self.profile.base_frame!r}',
-                    time.monotonic(),
+                self._clamp.refuse_pose(
+                    f'its frame is {message.header.frame_id[:80]!r}, expected '
+                    f'{self.profile.base_frame!r}'
                 )
                 return
             self._clamp.set_pose(
