@@ -4,7 +4,9 @@ Python and configuration files are linked, so only new files, messages and build
 written last tells a finished build from one that was cut off.
 """
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +16,25 @@ ROOT = Path(__file__).resolve().parents[1]
 STAMP = ROOT / 'install' / 'openvla_ros_built.txt'
 BUILD_FILES = ('CMakeLists.txt', 'package.xml', 'setup.cfg', 'scripts/build.py')
 INSTALLED_FOLDERS = ('openvla_ros', 'launch', 'config', 'checkpoints')
-COLCON = ('colcon', '--log-base', 'log', 'build', '--base-paths', '.', '--symlink-install')
+COLCON = (
+    'colcon',
+    '--log-level',
+    'error',
+    '--log-base',
+    'log',
+    'build',
+    '--base-paths',
+    '.',
+    '--symlink-install',
+)
 
 
 def main() -> int:
     """Build if anything that asks for it changed; returns colcon's exit status."""
+    lock = os.open(
+        ROOT / 'scripts', os.O_RDONLY
+    )  # two builds into one folder would spoil each other
+    fcntl.flock(lock, fcntl.LOCK_EX)
     wanted = _fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return 0
@@ -31,7 +47,10 @@ def main() -> int:
             shutil.rmtree(ROOT / folder, ignore_errors=True)
         status = _colcon(quiet=False)
         if status != 0:
-            print('openvla_ros: colcon could not build the package; its messages are above', file=sys.stderr)
+            print(
+                'openvla_ros: colcon could not build the package; its messages are above',
+                file=sys.stderr,
+            )
             return status
     STAMP.write_text(wanted)
     return 0

@@ -47,11 +47,12 @@ def main() -> int:
         print('another set-up of this folder is running; waiting for it', flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        if STAMP.is_file() and STAMP.read_text() == _fingerprint():
+        version = '.'.join(map(str, sys.version_info[:2])) if arguments.python_was_named else ''
+        if STAMP.is_file() and STAMP.read_text() == _fingerprint() and _is_version(version):
             return 0
         STAMP.unlink(missing_ok=True)
         _say(1, 'virtual environment')
-        make_venv()
+        make_venv(version)
         _say(2, 'packages (the first time several minutes: torch, transformers, ROS 2, MuJoCo)')
         forget_half_installed(Path(_ask_venv('sysconfig.get_path("purelib")')))
         install_packages(arguments.pip_args)
@@ -69,10 +70,14 @@ def main() -> int:
         os.close(lock)
 
 
-def make_venv() -> None:
-    """Create .venv, or create it anew where what is there cannot be used (moved, broken, unsupported Python)."""
-    if VENV.exists() and not _venv_works():
-        print(f'{VENV} cannot be used (half-made, moved, or of a Python that is gone); making it anew')
+def make_venv(version: str) -> None:
+    """Create .venv, or create it anew where what is there cannot be used (moved, broken, another Python).
+
+    Args:
+        version: The Python version it must have, such as '3.12'; any supported one if empty.
+    """
+    if VENV.exists() and not (_is_version(version) and _venv_works()):
+        print(f'{VENV} is half-made, was moved, or has another Python than wanted; making it anew')
         shutil.rmtree(VENV)
     if VENV.exists():
         return
@@ -114,7 +119,14 @@ def forget_half_installed(site_packages: Path) -> list[str]:
 
 def install_packages(pip_args: str) -> None:
     """Install the pinned requirements; does nothing for those already there."""
-    command = [str(PYTHON), '-m', 'pip', 'install', '--disable-pip-version-check', '--prefer-binary']
+    command = [
+        str(PYTHON),
+        '-m',
+        'pip',
+        'install',
+        '--disable-pip-version-check',
+        '--prefer-binary',
+    ]
     command += [*pip_args.split(), '-r', str(REQUIREMENTS / 'all.txt')]
     if subprocess.run(command, env=CLEAN_ENVIRONMENT).returncode != 0:
         raise SetUpError(
@@ -168,6 +180,11 @@ def ensure_offscreen_opengl() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument(
+        '--python-was-named',
+        action='store_true',
+        help='make the venv anew if it has another version of Python than the one running this',
+    )
     parser.add_argument('--pip-args', default='', help='further options for pip install')
     return parser.parse_args()
 
@@ -185,29 +202,34 @@ def _fingerprint() -> str:
         python = (VENV / 'pyvenv.cfg').read_text()
     except OSError:
         python = ''
-    wanted = os.environ.get('OPENVLA_ROS_PYTHON', '')
-    digest.update(f'{VENV}\0{python}\0{PYTHON.exists()}\0{wanted}'.encode())
+    digest.update(f'{VENV}\0{python}\0{PYTHON.exists()}'.encode())
     return digest.hexdigest() + '\n'
 
 
 def _venv_works() -> bool:
-    """Tell whether .venv's Python runs, is supported, lies where it was made, has pip, and is the one asked for."""
+    """Tell whether .venv's Python runs, is supported, lies where it was made, and has pip."""
     check = (
         'import os, sys, pip; '
         f'assert os.path.samefile(sys.prefix, {str(VENV)!r}); '
-        'assert (3, 10) <= sys.version_info < (3, 15); '
-        'print(sys.version_info[:2], os.path.realpath(sys._base_executable))'
+        'assert (3, 10) <= sys.version_info < (3, 15)'
     )
     try:
         ran = subprocess.run(
-            [str(PYTHON), '-c', check], env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=60
+            [str(PYTHON), '-c', check], env=CLEAN_ENVIRONMENT, capture_output=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    if ran.returncode != 0:
+    return ran.returncode == 0
+
+
+def _is_version(version: str) -> bool:
+    try:
+        config = (VENV / 'pyvenv.cfg').read_text()
+    except OSError:
         return False
-    wanted = os.environ.get('OPENVLA_ROS_PYTHON', '')
-    return not wanted or ran.stdout.startswith(str(sys.version_info[:2]))
+    return (
+        not version or re.search(rf'^version = {re.escape(version)}\.', config, re.M) is not None
+    )
 
 
 def _is_whole(info: Path) -> bool:
@@ -234,7 +256,11 @@ def _recorded(record: Path) -> Iterator[tuple[str, str]]:
 def _ask_venv(expression: str) -> str:
     code = f'import sys, sysconfig; print({expression})'
     return subprocess.run(
-        [str(PYTHON), '-c', code], env=CLEAN_ENVIRONMENT, check=True, capture_output=True, text=True
+        [str(PYTHON), '-c', code],
+        env=CLEAN_ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
 
 

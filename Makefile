@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up what they need; `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# The sentence for `make demo` and `make say`, and what the scripts get besides.
+INSTRUCTION ?=
+ARGS ?=
+PIP_ARGS ?=
+ENV := source scripts/env.sh &&
+export INSTRUCTION
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: ## .venv from the pinned requirements (done once; finished if it was cut off)
+	@python=$$(sh scripts/check_machine.sh) && \
+	"$$python" scripts/set_up.py $(if $(PYTHON),--python-was-named) --pip-args='$(PIP_ARGS)'
+
+build: setup ## messages and launchers into install/ (only when something changed)
+	@$(ENV) python scripts/build.py
+
+demo: build ## simulated arm, controller and policy; INSTRUCTION="push the red block" to choose
+	@$(ENV) exec python scripts/demo.py $(ARGS)
+
+say: build ## publish INSTRUCTION="..." on /instruction while the demo runs
+	@$(ENV) exec python scripts/say.py "$$INSTRUCTION"
+
+test: lint ## everything but the long reliability runs
+	@$(ENV) python -m pytest $(ARGS)
+
+test-fast: build ## without the tests marked slow
+	@$(ENV) python -m pytest -m 'not slow' $(ARGS)
+
+lint: build ## ruff (format and lint), mypy, import contracts
+	@$(ENV) ruff format --check . && ruff check . && mypy && lint-imports
+
+reliability: build ## the long runs: hours of simulated time, faults on purpose
+	@$(ENV) python -m pytest --timeout=3600 -m reliability $(ARGS)
+
+clean: ## remove what the build and the tests made; .venv stays (rm -rf .venv for that)
+	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+.PHONY: help setup build demo say test test-fast lint reliability clean
