@@ -89,6 +89,7 @@ class Clamp:
         self._scale = 1.0
         self._box_scale = 1.0
         self._waived = False
+        self._confined = False
         self._tick_s: float | None = None
         self._tick_ros_s = math.nan
         self._action_s = -math.inf
@@ -317,10 +318,11 @@ class Clamp:
             return ZERO, ZERO
         position, quaternion = self._pose.commanded
         budget, workspace = self._budget, self._workspace
-        budget.replace(
-            workspace.confine_displacement(position, budget.translation),
-            workspace.confine_rotation(quaternion, budget.rotation),
-        )
+        translation = workspace.confine_displacement(position, budget.translation)
+        rotation = workspace.confine_rotation(quaternion, budget.rotation)
+        if translation != budget.translation or rotation != budget.rotation:
+            self._confined = True
+            budget.replace(translation, rotation)
         v, w = budget.twist(now_s)
         if self._outside():
             v = limit_norm(v, CREEP_SPEED_MPS)
@@ -392,6 +394,7 @@ class Clamp:
             w = unit_quaternion.rotate(self._pose.measured.quaternion_xyzw, w)
         self._scale = self._common_scale(v, w)
         self._desired = (v, w)
+        self._confined = False
         share = self._scale * action.step_s
         self._budget.add(scale(v, share), scale(w, share), action.step_s, now_s)
         self._gripper.offer(action.gripper)
@@ -522,6 +525,10 @@ class Clamp:
         return Pose((x + v[0] * tau, y + v[1] * tau, z + v[2] * tau), turned)
 
     def _reasons(self, now_s: float) -> tuple[str, ...]:
+        reasons = self._state_reasons(now_s)
+        return (*reasons, 'ACCEL_WAIVED') if self._waived else reasons
+
+    def _state_reasons(self, now_s: float) -> tuple[str, ...]:
         if self.state in LATCHED:
             return self._state.latched_causes
         if self.state == State.DISARMED:
@@ -529,12 +536,10 @@ class Clamp:
         if self.state == State.HOLD:
             return self._hold_reasons(now_s)
         reasons = ['DONE' if self._at_rest() else 'EXECUTING']
-        if self._box_scale < 1.0:
+        if self._confined or self._box_scale < 1.0:
             reasons.append('BOX')
         if self._outside():
             reasons.append('CREEPING')
-        if self._waived:
-            reasons.append('ACCEL_WAIVED')
         return tuple(reasons)
 
     def _hold_reasons(self, now_s: float) -> tuple[str, ...]:
