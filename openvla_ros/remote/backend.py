@@ -22,6 +22,8 @@ from openvla_ros.core.inference import BackendUnavailable, PredictedAction
 from openvla_ros.core.normalization import ActionStats, parse_norm_stats, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 
+UPSTREAM_IMAGE_SIZE = 224
+"""Side of the input of every checkpoint that upstream's server serves [px]."""
 MAX_HEALTH_BYTES = 4 * 2**20
 """Statistics of some hundred datasets fit; anything larger is not a health report."""
 
@@ -34,6 +36,7 @@ class RemoteBackend:
 
     Attributes:
         description: The server's address and what it says it runs.
+        image_size: Side of the network's input [px]; upstream's 224 until the server says.
         norm_stats: Statistics by unnorm_key, or None when the server does not tell them.
     """
 
@@ -57,6 +60,7 @@ class RemoteBackend:
         self._http = httpx.Client(trust_env=False, follow_redirects=False)
         self._detailed = False
         self.description = f'server {self._url}'
+        self.image_size = UPSTREAM_IMAGE_SIZE
         self.norm_stats: Mapping[str, ActionStats] | None = None
 
     def warm_up(self) -> None:
@@ -140,7 +144,11 @@ class RemoteBackend:
             raise BackendUnavailable(f'server {self._url}: {error}') from error
         stats = parse_norm_stats(content.get('norm_stats', {}), f'server {self._url}')
         resolve_unnorm_key(stats, self._unnorm_key)
+        size = content.get('image_size')
+        if type(size) is not int or not 1 <= size <= 4096:
+            raise BackendUnavailable(f'server {self._url} tells no image_size; is it another one?')
         self._detailed = True
+        self.image_size = size
         self.norm_stats = stats
         self.description = f'server {self._url}: {str(content.get("description", ""))[:200]}'
 

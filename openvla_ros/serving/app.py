@@ -87,7 +87,10 @@ class Inference:
 
 
 def create_app(
-    backend_of_key: BackendOfKey, norm_stats: Mapping[str, ActionStats], description: str
+    backend_of_key: BackendOfKey,
+    norm_stats: Mapping[str, ActionStats],
+    description: str,
+    image_size: int,
 ) -> FastAPI:
     """Build the server's application.
 
@@ -95,13 +98,14 @@ def create_app(
         backend_of_key: Gives the backend for a request's unnorm_key.
         norm_stats: The checkpoint's statistics by key, told on ``/health``.
         description: What runs, told on ``/health``.
+        image_size: Side of the network's input [px], told on ``/health``.
 
     Routes:
         POST /act: upstream's protocol. On failure the body is upstream's ``"error"``; the HTTP
             status and the header ``X-Error`` say what upstream does not.
         POST /predict: the same request; the reply is an object with action, action_tokens,
             stage_s, num_passes and min_margin, and an object with ``detail`` on failure.
-        GET /health: status, description, answered and norm_stats.
+        GET /health: status, description, image_size, answered and norm_stats.
     """
     inference = Inference(backend_of_key)
 
@@ -116,6 +120,7 @@ def create_app(
     health = {
         'status': 'ready',
         'description': description,
+        'image_size': image_size,
         'norm_stats': {key: {'action': _stats_json(stats)} for key, stats in norm_stats.items()},
     }
 

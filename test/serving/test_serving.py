@@ -81,7 +81,7 @@ def server(state):
     def backend_of_key(key):
         return MeanColourBackend(resolve_unnorm_key(STATS, key), state)
 
-    with Server(create_app(backend_of_key, STATS, 'mean colour'), free_port()) as running:
+    with Server(create_app(backend_of_key, STATS, 'mean colour', 112), free_port()) as running:
         yield running
 
 
@@ -162,6 +162,7 @@ def test_the_node_side_gets_action_tokens_and_times(server):
     backend = RemoteBackend(server.url, 'arm_b')
     backend.warm_up()
     assert set(backend.norm_stats) == {'arm_a', 'arm_b'}
+    assert backend.image_size == 112
     assert (backend.norm_stats['arm_b'].q99 == 3.0).all()
     prediction = backend.predict(IMAGE, 'go up')
     assert (prediction.action == expected_action('go up', 1)).all()
@@ -191,7 +192,7 @@ def test_a_server_that_comes_back_is_used_again(state):
     port = free_port()
 
     def app():
-        return create_app(lambda key: MeanColourBackend(key, state), STATS, 'x')
+        return create_app(lambda key: MeanColourBackend(key, state), STATS, 'x', 112)
 
     backend = RemoteBackend(f'http://127.0.0.1:{port}', 'arm_a')
     with pytest.raises(BackendUnavailable, match='cannot be reached'):

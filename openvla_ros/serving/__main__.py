@@ -1,0 +1,131 @@
+"""Run the inference server: ``python -m openvla_ros.serving --model PATH``."""
+
+import argparse
+import ipaddress
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+import uvicorn
+
+from openvla_ros.core.inference import InferenceBackend
+from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.checkpoint import CheckpointError
+from openvla_ros.model.hub import checkpoint_folder
+from openvla_ros.model.local_backend import LocalBackend, norm_stats_of
+from openvla_ros.model.self_test import SelfTestError
+from openvla_ros.serving.app import create_app
+
+_LOG = logging.getLogger('openvla_ros.serving')
+
+
+class Backends:
+    """One network in memory, un-normalising with any of its checkpoint's statistics."""
+
+    def __init__(self, first: LocalBackend, default_key: str | None) -> None:
+        """Start from a loaded backend.
+
+        Args:
+            first: The backend that loaded the network.
+            default_key: Used for requests that name none; None refuses them where there are
+                several.
+        """
+        self._first = first
+        self._default_key = default_key
+        self._by_key: dict[str, LocalBackend] = {first.unnorm_key: first}
+
+    def of_key(self, unnorm_key: str | None) -> InferenceBackend:
+        """Return the backend of a key (or of the default); raises UnnormKeyError."""
+        norm_stats = self._first.norm_stats or {}
+        key = resolve_unnorm_key(norm_stats, unnorm_key or self._default_key)
+        if key not in self._by_key:
+            self._by_key[key] = LocalBackend(self._first.model, norm_stats, key)
+        return self._by_key[key]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Load, test, warm up, then serve until SIGINT or SIGTERM; 2 for what cannot be used."""
+    options = _parser().parse_args(args)
+    logging.basicConfig(level=logging.INFO, format='%(asctime)s %(name)s: %(message)s')
+    try:
+        backend = _load(options)
+        backend.warm_up()
+    except (ConfigError, CheckpointError, UnnormKeyError, SelfTestError) as error:
+        print(f'openvla_ros.serving: {error}', file=sys.stderr)
+        return 2
+    backends = Backends(backend, options.unnorm_key)
+    app = create_app(
+        backends.of_key, backend.norm_stats or {}, backend.description, backend.image_size
+    )
+    if not _is_loopback(options.host):
+        _LOG.warning(
+            'listening on %s: everybody who reaches this address may ask, there is no password',
+            options.host,
+        )
+    _LOG.info('ready: %s at http://%s:%d/act', backend.description, options.host, options.port)
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level='warning',
+        limit_concurrency=32,
+        timeout_graceful_shutdown=5,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m openvla_ros.serving',
+        description="Serve a checkpoint over OpenVLA's /act protocol (and /predict, /health).",
+    )
+    add = parser.add_argument
+    add('--model', required=True, help='checkpoint folder or hub id')
+    add(
+        '--unnorm-key',
+        help='statistics for requests that name none; without it such requests are refused where '
+        'the checkpoint has several',
+    )
+    add('--host', default='127.0.0.1', help='address to listen on (default: this machine only)')
+    add('--port', type=int, default=8000, help='TCP port (default: 8000)')
+    add(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help="torch device (default: 'cuda' if there is one)",
+    )
+    add(
+        '--dtype',
+        choices=('bfloat16', 'float32'),
+        help="of the parameters (default: the checkpoint's)",
+    )
+    add('--quantization', choices=('nf4', 'int8'), help='quantise the language model')
+    add('--adapter', help='LoRA adapter folder')
+    add('--allow-download', action='store_true', help='fetch a hub id that is not in the cache')
+    return parser
+
+
+def _load(options: argparse.Namespace) -> LocalBackend:
+    folder = checkpoint_folder(options.model, allow_download=options.allow_download)
+    # Every request says which statistics it wants; to load the network any of them will do.
+    any_key = next(iter(norm_stats_of(folder, options.adapter)), None)
+    return LocalBackend.load(
+        folder,
+        options.unnorm_key or any_key,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        device=options.device,
+        quantization=options.quantization,
+        adapter=options.adapter,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+if __name__ == '__main__':
+    sys.exit(main())
