@@ -1,7 +1,7 @@
-"""Build the messages and launchers into install/ with colcon: `make build`. Run it with scripts/env.sh sourced.
+"""Build messages and launchers into install/ with colcon: `make build` (in scripts/env.sh).
 
-Python and configuration files are linked, so only new files, messages and build files ask for another build; a stamp
-written last tells a finished build from one that was cut off.
+Python and configuration files are linked, so only new files, messages and build files ask for
+another build; a stamp written last tells a finished build from one that was cut off.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ def main() -> int:
     print('building messages and launchers (half a minute)', flush=True)
     STAMP.unlink(missing_ok=True)
     if _colcon(quiet=True) != 0:
-        # What an interrupted or a differently configured build left behind cannot always be built upon.
+        # What an interrupted or a differently configured build left cannot always be built upon.
         print('the build failed; trying once more from nothing', flush=True)
         for folder in ('build', 'install'):
             shutil.rmtree(ROOT / folder, ignore_errors=True)
@@ -58,7 +58,12 @@ def main() -> int:
 
 def _colcon(*, quiet: bool) -> int:
     # The very interpreter that runs this: CMake would otherwise take the newest one it finds.
-    cmake_args = ['--cmake-args', '-DBUILD_TESTING=OFF', f'-DPython3_EXECUTABLE={sys.executable}']
+    cmake_args = [
+        '--cmake-force-configure',
+        '--cmake-args',
+        '-DBUILD_TESTING=OFF',
+        f'-DPython3_EXECUTABLE={sys.executable}',
+    ]
     handlers = [] if quiet else ['--event-handlers', 'console_direct+']
     return subprocess.run([*COLCON, *handlers, *cmake_args], cwd=ROOT).returncode
 

@@ -1,8 +1,9 @@
-"""Set up everything the package needs on a machine without ROS: `make setup` runs this before anything else.
+"""Set up everything the package needs on a machine without ROS: `make setup` runs this first.
 
-Makes .venv from the pinned requirements, mends the ROS wheels' CMake files and sees that offscreen OpenGL works. A
-stamp in the venv says that all this is done for these requirements; without it every step is checked and mended, so
-that a set-up killed anywhere is finished by running it again. Standard library only: it runs before the venv exists.
+Makes .venv from the pinned requirements, mends the ROS wheels' CMake files and sees that
+offscreen OpenGL works. A stamp in the venv says that all this is done for these requirements;
+without it every step is checked and mended: a set-up killed anywhere is finished by another.
+Standard library only: it runs before the venv exists.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +26,7 @@ REQUIREMENTS = ROOT / 'requirements'
 LEAST_FREE_GB = 4.0
 EGL_PACKAGES = ('libegl1', 'libgl1-mesa-dri')
 
-# The ROS wheels start Python a second time to set LD_LIBRARY_PATH; nothing run from here needs the libraries.
+# The ROS wheels start Python twice to set LD_LIBRARY_PATH; nothing run from here needs it.
 CLEAN_ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ('PYTHONHOME', 'PYTHONPATH', 'PIP_USER')},
     '_ROS_WHEELS_BOOTSTRAP_COMPLETE': '1',
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def make_venv(version: str) -> None:
-    """Create .venv, or create it anew where what is there cannot be used (moved, broken, another Python).
+    """Create .venv; anew where what is there cannot be used (moved, broken, another Python).
 
     Args:
         version: The Python version it must have, such as '3.12'; any supported one if empty.
@@ -84,7 +84,8 @@ def make_venv(version: str) -> None:
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < LEAST_FREE_GB:
         raise SetUpError(
-            f'{ROOT} has {free_gb:.1f} GB free, the set-up needs at least {LEAST_FREE_GB:g} GB; free some space'
+            f'{ROOT} has {free_gb:.1f} GB free, the set-up needs at least {LEAST_FREE_GB:g} GB; '
+            'free some space'
         )
     made = subprocess.run([sys.executable, '-m', 'venv', str(VENV)], env=CLEAN_ENVIRONMENT)
     if made.returncode != 0:
@@ -97,10 +98,10 @@ def make_venv(version: str) -> None:
 
 
 def forget_half_installed(site_packages: Path) -> list[str]:
-    """Make pip see packages whose installation was cut off as not installed, so that it installs them again.
+    """Make pip see packages whose installation was cut off as not installed.
 
-    pip writes RECORD last; a dist-info without it, or one that lists files that are missing or of another size, is of
-    an installation that was killed.
+    pip writes RECORD last; a dist-info without it, or one that lists files that are missing or of
+    another size, is of an installation that was killed.
 
     Returns:
         Names of the dist-info folders removed.
@@ -128,15 +129,22 @@ def install_packages(pip_args: str) -> None:
         '--prefer-binary',
     ]
     command += [*pip_args.split(), '-r', str(REQUIREMENTS / 'all.txt')]
-    if subprocess.run(command, env=CLEAN_ENVIRONMENT).returncode != 0:
+    with subprocess.Popen(
+        command, env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            if not line.startswith(('Requirement already satisfied', 'Ignoring ', 'Looking in ')):
+                print(line, end='', flush=True)
+    if pip.returncode != 0:
         raise SetUpError(
-            'pip could not install the requirements (its own message is above); '
-            'when the network is back, run the same make command again, it goes on where it stopped'
+            'pip could not install the requirements (its own message is above); when the cause is '
+            'removed, run the same make command again: it goes on where it stopped'
         )
 
 
 def mend_cmake_files(prefix: Path, python_include: str, numpy_include: str) -> int:
-    """Replace the Python of the image that built the ROS wheels by this machine's, in exported CMake targets.
+    """Replace the builder's Python by ours in the CMake targets the ROS wheels export.
 
     Returns:
         How many files were changed.
@@ -157,7 +165,7 @@ def mend_cmake_files(prefix: Path, python_include: str, numpy_include: str) -> i
 
 
 def ensure_offscreen_opengl() -> None:
-    """See that MuJoCo can render here, by doing it; install Mesa's EGL with apt where that is possible."""
+    """See that MuJoCo can render here, by doing it; install Mesa's EGL with apt where possible."""
     if _can_render('egl') or _can_render('osmesa'):
         return
     packages = ' '.join(EGL_PACKAGES)
@@ -172,9 +180,9 @@ def ensure_offscreen_opengl() -> None:
         if _can_render('egl'):
             return
     raise SetUpError(
-        'no offscreen OpenGL: MuJoCo could create neither an EGL nor an OSMesa context; install one '
-        f'(Debian and Ubuntu: apt install {packages}; Fedora: dnf install mesa-libEGL mesa-dri-drivers) '
-        'and run this again'
+        'no offscreen OpenGL: MuJoCo can create neither an EGL nor an OSMesa context; install it '
+        f'(Debian and Ubuntu: apt install {packages}; '
+        'Fedora: dnf install mesa-libEGL mesa-dri-drivers) and run this again'
     )
 
 
@@ -194,7 +202,7 @@ def _say(step: int, what: str) -> None:
 
 
 def _fingerprint() -> str:
-    """What the stamp holds: it changes with the requirements, this script, the venv's place and its Python."""
+    """What the stamp holds: the requirements, this script, the venv's place and its Python."""
     digest = hashlib.sha256()
     for path in [*sorted(REQUIREMENTS.glob('*.txt')), Path(__file__)]:
         digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
@@ -269,8 +277,9 @@ def _python_include_folders() -> tuple[str, str]:
     if not (Path(python_include) / 'Python.h').is_file():
         version = _ask_venv('f"{sys.version_info[0]}.{sys.version_info[1]}"')
         raise SetUpError(
-            f"{python_include}/Python.h is missing, the messages cannot be built; install this Python's headers "
-            f'(Debian and Ubuntu: apt install python{version}-dev; Fedora: dnf install python3-devel)'
+            f'{python_include}/Python.h is missing, messages cannot be built; install the headers '
+            f'(Debian and Ubuntu: apt install python{version}-dev; '
+            'Fedora: dnf install python3-devel)'
         )
     return python_include, _ask_venv('__import__("numpy").get_include()')
 
@@ -278,7 +287,8 @@ def _python_include_folders() -> tuple[str, str]:
 def _can_render(backend: str) -> bool:
     code = (
         'import mujoco; m = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>"); '
-        'r = mujoco.Renderer(m, 8, 8); r.update_scene(mujoco.MjData(m)); assert r.render().shape == (8, 8, 3)'
+        'r = mujoco.Renderer(m, 8, 8); r.update_scene(mujoco.MjData(m)); '
+        'assert r.render().shape == (8, 8, 3)'
     )
     environment = {**CLEAN_ENVIRONMENT, 'MUJOCO_GL': backend}
     try:
