@@ -64,6 +64,7 @@ class Frames:
     images: NDArray[np.uint8]
     actions: NDArray[np.float32]
     doing: NDArray[np.int8]
+    num_episodes: int = 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -185,6 +186,7 @@ def write_shard(folder: Path, episodes: Sequence[Frames]) -> None:
     partial.mkdir(parents=True)
     for name in ('images', 'actions', 'doing'):
         np.save(partial / f'{name}.npy', np.concatenate([getattr(e, name) for e in episodes]))
+    np.save(partial / 'num_episodes.npy', sum(episode.num_episodes for episode in episodes))
     partial.rename(folder)
 
 
@@ -195,4 +197,5 @@ def read_shards(folders: Sequence[Path]) -> Iterator[Frames]:
             np.load(folder / 'images.npy', mmap_mode='r'),
             np.load(folder / 'actions.npy'),
             np.load(folder / 'doing.npy'),
+            int(np.load(folder / 'num_episodes.npy')),
         )

@@ -112,11 +112,11 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / 'tokenizer_config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer that ``save_tokenizer`` wrote."""
+    return Tokenizer.from_file(str(folder / 'tokenizer.json'))
+
+
 def unpadded_vocabulary_size(tokenizer: Tokenizer) -> int:
     """V: the vocabulary without ``<PAD>``, whose last 256 ids are the action bins."""
     return int(tokenizer.get_vocab_size(with_added_tokens=False))
-
-
-def model_vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Rows of the embedding, so that ``vocab_size - pad_to_multiple_of`` is V."""
-    return unpadded_vocabulary_size(tokenizer) + PAD_TO_MULTIPLE_OF

@@ -1,0 +1,132 @@
+"""Batches: images with several sentences each, drawn from the shards."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openvla_ros.sim.tasks import KINDS, PHRASINGS
+from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
+from openvla_ros.training.sentences import SentenceWriter
+
+
+def all_instructions() -> list[str]:
+    """Every sentence of the tasks, in a fixed order."""
+    return [
+        phrasing.format(colour)
+        for kind in KINDS
+        for phrasing in PHRASINGS[kind]
+        for colour in COLOUR_NAMES
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images [B,S,S,3] uint8, tokens and targets int64[B,K,T]."""
+
+    images: Tensor
+    tokens: Tensor
+    targets: Tensor
+
+    def split(self, parts: int) -> list['Batch']:
+        """Cut it into ``parts`` of equal size, whole images each."""
+        arrays = (self.images, self.tokens, self.targets)
+        size = -(-len(self.images) // parts)
+        return [Batch(*part) for part in zip(*(array.split(size) for array in arrays))]
+
+
+class Demonstrations:
+    """All shards; an example is one image with K tasks, the one being done first."""
+
+    def __init__(self, folders: Sequence[Path], repeat: Mapping[str, int] | None = None) -> None:
+        """Open the shards.
+
+        Args:
+            folders: Shards.
+            repeat: How many times a pass visits the shards whose name starts with the key (1).
+        """
+        self._shards: list[Frames] = list(read_shards(folders))
+        weight = [
+            next((n for key, n in (repeat or {}).items() if folder.name.startswith(key)), 1)
+            for folder in folders
+        ]
+        rows = [
+            np.stack([np.full(len(shard), i), np.arange(len(shard))], 1)
+            for i, shard in enumerate(self._shards)
+            for _ in range(weight[i])
+        ]
+        self._index = np.concatenate(rows)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def num_episodes(self) -> int:
+        """Episodes recorded, over all shards."""
+        return sum(shard.num_episodes for shard in self._shards)
+
+    def actions(self) -> NDArray[np.float32]:
+        """All actions of all tasks, float32[N,7]."""
+        stacked = np.concatenate([shard.actions.reshape(-1, 7) for shard in self._shards])
+        return np.asarray(stacked[~np.isnan(stacked[:, 0])])
+
+    def order(self, epoch: int, seed: int) -> NDArray[np.int64]:
+        """The rows of one pass in random order; the same for the same seed and epoch."""
+        return np.random.default_rng([seed, epoch]).permutation(len(self._index))
+
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        sentences_per_image: int,
+        writer: SentenceWriter,
+        rng: np.random.Generator,
+    ) -> Batch:
+        """Put one batch together: tasks and phrasings are drawn anew each time."""
+        images, instructions, actions = [], [], []
+        for shard_number, frame in self._index[rows]:
+            shard = self._shards[shard_number]
+            images.append(shard.images[frame])
+            for kind, colour in _choose(shard, frame, sentences_per_image, rng):
+                phrasings = PHRASINGS[KINDS[kind]]
+                text = phrasings[rng.integers(len(phrasings))]
+                instructions.append(text.format(COLOUR_NAMES[colour]))
+                actions.append(shard.actions[frame, kind, colour])
+        written = writer.write(instructions, np.array(actions))
+        shape = (len(rows), sentences_per_image, -1)
+        return Batch(
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(written.tokens).view(shape),
+            torch.from_numpy(written.targets).view(shape),
+        )
+
+
+def _choose(
+    shard: Frames, frame: int, count: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """The task being done, then others that the scene allows, each once while there are enough."""
+    doing = (int(shard.doing[frame, 0]), int(shard.doing[frame, 1]))
+    possible = np.argwhere(~np.isnan(shard.actions[frame, :, :, 0]))
+    others = [(int(k), int(c)) for k, c in rng.permutation(possible) if (k, c) != doing]
+    return [doing, *others, *others][:count]
+
+
+def pixel_values(images: Tensor, preprocessor: Mapping[str, Any]) -> Tensor:
+    """uint8[B,S,S,3] of the network's size to float32[B,C,S,S], as preprocess_image does."""
+    levels = images.permute(0, 3, 1, 2).float() / 255.0
+    towers = [
+        (levels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+        for mean, std in zip(preprocessor['means'], preprocessor['stds'])
+    ]
+    return torch.cat(towers, 1)
+
+
+def vary_light(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Change brightness and contrast of uint8[B,S,S,3] a little, each image by its own amount."""
+    B = images.shape[0]
+    gain = 1.0 + 0.1 * (2.0 * torch.rand(B, 1, 1, 3, generator=generator) - 1.0)
+    shift = 12.0 * (2.0 * torch.rand(B, 1, 1, 1, generator=generator) - 1.0)
+    return (images.float() * gain + shift).clamp(0.0, 255.0).to(torch.uint8)

@@ -1,0 +1,98 @@
+"""A training run: a folder in which everything it made lies, and from which it goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from openvla_ros.core.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
+from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.tokenizer import PromptTokenizer
+from openvla_ros.training.batches import Demonstrations, all_instructions
+from openvla_ros.training.cloning import Schedule, TrainingState
+from openvla_ros.training.sentences import SentenceWriter
+from openvla_ros.training.small_model import SmallModel, initialise
+from openvla_ros.training.statistics import dataset_statistics, write_statistics
+from openvla_ros.training.tokenizer import (
+    build_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    unpadded_vocabulary_size,
+)
+
+UNNORM_KEY = 'openvla_ros_demo'
+
+
+class Run:
+    """Where a run keeps its data, tokenizer, statistics, state and exported checkpoint.
+
+    Tokenizer and statistics are made once, from the first demonstrations, and then stay: actions
+    that were normalised with them mean the same for the whole run.
+    """
+
+    def __init__(self, folder: Path, sizes: SmallModel) -> None:
+        """Open or start the run in a folder."""
+        self.folder = folder
+        self.sizes = sizes
+        self.data = folder / 'data'
+        self.state_path = folder / 'state.pt'
+        self.data.mkdir(parents=True, exist_ok=True)
+
+    def shards(self) -> list[Path]:
+        """The whole shards there are, by name."""
+        return sorted(p for p in self.data.iterdir() if not p.name.endswith('.partial'))
+
+    def prepare(self, data: Demonstrations) -> None:
+        """Make tokenizer and statistics where they are missing."""
+        if not (self.folder / 'tokenizer.json').exists():
+            save_tokenizer(build_tokenizer(all_instructions()), self.folder)
+        if not (self.folder / STATISTICS_FILE).exists():
+            entry = dataset_statistics(data.actions(), data.num_episodes())
+            write_statistics(self.folder, {UNNORM_KEY: entry})
+
+    def stats(self) -> ActionStats:
+        """The statistics that actions are normalised with."""
+        return load_norm_stats(self.folder, None)[UNNORM_KEY]
+
+    def writer(self) -> SentenceWriter:
+        """What writes this run's token rows."""
+        return SentenceWriter(load_tokenizer(self.folder), self.stats())
+
+    def new_model(self, seed: int) -> OpenVLA:
+        """A fresh network, float32, ready to learn."""
+        vocabulary_size = unpadded_vocabulary_size(load_tokenizer(self.folder))
+        model = OpenVLA.from_config(
+            self.sizes.config(vocabulary_size),
+            preprocessor=self.sizes.preprocessor_config(),
+            tokenizer=PromptTokenizer(self.folder),
+            seed=seed,
+        )
+        initialise(model, vocabulary_size, seed)
+        return model
+
+    def state(self, schedule: Schedule) -> TrainingState:
+        """The state the run is in: saved, or new."""
+        state = TrainingState.start(self.new_model(schedule.seed), schedule)
+        if self.state_path.exists():
+            state.load(self.state_path)
+        return state
+
+    def export(self, target: Path) -> Path:
+        """Write the averaged weights as a checkpoint in the released layout, bf16.
+
+        Raises:
+            FileNotFoundError: nothing has been trained yet.
+        """
+        content = torch.load(self.state_path, weights_only=True)
+        model = self.new_model(0)
+        model.load_state_dict(content['average'])
+        target.mkdir(parents=True, exist_ok=True)
+        model.to(torch.bfloat16).save_pretrained(target)
+        for name in (STATISTICS_FILE, 'tokenizer.json', 'tokenizer_config.json'):
+            shutil.copyfile(self.folder / name, target / name)
+        return target
+
+    def note(self, name: str, content: object) -> None:
+        """Keep something worth knowing about the run as ``name``.json."""
+        (self.folder / f'{name}.json').write_text(json.dumps(content, indent=1) + '\n')

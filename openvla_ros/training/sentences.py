@@ -1,0 +1,71 @@
+"""Training sentences: prompt ids, action tokens and what the loss counts."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from openvla_ros.core.action_tokens import encode_action
+from openvla_ros.core.normalization import ActionStats, normalize_action
+from openvla_ros.core.prompt import build_prompt
+from openvla_ros.training.tokenizer import unpadded_vocabulary_size
+
+IGNORED = -100
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """Token rows and targets of the same shape; a target is the next token or IGNORED."""
+
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+class SentenceWriter:
+    """Writes instruction and action as the token rows the model is trained on.
+
+    A row is the prompt without its ``<s>``, the lone '▁', and the action's tokens; the targets are
+    the action's tokens and then ``</s>``, nothing else, as OpenVLA's fine-tuning counts them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stats: ActionStats) -> None:
+        """Keep what all rows share."""
+        self._tokenizer = tokenizer
+        self._stats = stats
+        self._vocabulary_size = unpadded_vocabulary_size(tokenizer)
+        self._space = tokenizer.token_to_id('▁')
+        self._end = tokenizer.token_to_id('</s>')
+        self._prompts: dict[str, list[int]] = {}
+
+    def prompt(self, instruction: str) -> list[int]:
+        """Ids of the prompt after ``<s>``, ending with the lone '▁'."""
+        if instruction not in self._prompts:
+            ids = self._tokenizer.encode(build_prompt(instruction, 'openvla')).ids[1:]
+            self._prompts[instruction] = ids if ids[-1] == self._space else [*ids, self._space]
+        return self._prompts[instruction]
+
+    def write(self, instructions: list[str], actions: NDArray[np.floating]) -> Sentences:
+        """Write N rows.
+
+        Args:
+            instructions: N texts.
+            actions: float[N,D] in dataset units.
+
+        Returns:
+            int64[N,T] each; T is that of the longest, padded on the right.
+        """
+        written = encode_action(normalize_action(actions, self._stats), self._vocabulary_size)
+        prompts = [self.prompt(text) for text in instructions]
+        dimension = written.shape[1]
+        length = max(map(len, prompts)) + dimension
+        tokens = np.full((len(prompts), length), self._end, np.int64)
+        targets = np.full((len(prompts), length), IGNORED, np.int64)
+        for row, (prompt, action) in enumerate(zip(prompts, written)):
+            start = len(prompt)
+            tokens[row, :start] = prompt
+            tokens[row, start : start + dimension] = action
+            # The row at '▁' predicts the first action token, the last action token predicts </s>.
+            targets[row, start - 1 : start - 1 + dimension] = action
+            targets[row, start - 1 + dimension] = self._end
+        return Sentences(tokens, targets)

@@ -1,0 +1,136 @@
+"""The small OpenVLA: the released architecture with everything made narrow and shallow."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvla_ros.training.tokenizer import NUM_ACTION_BINS, PAD_TO_MULTIPLE_OF
+
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallModel:
+    """Sizes; the depth of a tower counts its last block, which OpenVLA holds but never runs."""
+
+    image_size: int = 112
+    vision_width: int = 128
+    vision_depth: int = 5
+    vision_heads: int = 4
+    width: int = 192
+    hidden: int = 512
+    layers: int = 5
+    heads: int = 4
+
+    def config(self, vocabulary_size: int) -> dict[str, Any]:
+        """Return the content of config.json for a tokenizer of ``vocabulary_size`` pieces."""
+        tower = {
+            'embed_dim': self.vision_width,
+            'depth': self.vision_depth,
+            'num_heads': self.vision_heads,
+        }
+        return {
+            'model_type': 'openvla',
+            'architectures': ['OpenVLAForActionPrediction'],
+            'vision_backbone_id': 'dinosiglip-vit-so-224px',
+            'llm_backbone_id': 'llama2-7b-pure',
+            'arch_specifier': 'no-align+fused-gelu-mlp',
+            'use_fused_vision_backbone': True,
+            'timm_model_ids': [
+                'vit_large_patch14_reg4_dinov2.lvd142m',
+                'vit_so400m_patch14_siglip_224',
+            ],
+            'timm_override_act_layers': [None, None],
+            # LayerScale starts at 1: there is no time to grow it from DINOv2's 1e-5.
+            'timm_model_kwargs': [{**tower, 'init_values': 1.0}, {**tower, 'mlp_ratio': 4.0}],
+            'image_sizes': [self.image_size, self.image_size],
+            'image_resize_strategy': 'resize-naive',
+            'n_action_bins': NUM_ACTION_BINS,
+            'pad_token_id': vocabulary_size,
+            'pad_to_multiple_of': PAD_TO_MULTIPLE_OF,
+            'torch_dtype': 'bfloat16',
+            'text_config': {
+                'model_type': 'llama',
+                'vocab_size': vocabulary_size + PAD_TO_MULTIPLE_OF,
+                'hidden_size': self.width,
+                'intermediate_size': self.hidden,
+                'num_hidden_layers': self.layers,
+                'num_attention_heads': self.heads,
+                'num_key_value_heads': self.heads,
+                'max_position_embeddings': 512,
+                'rms_norm_eps': 1e-6,
+                'pad_token_id': vocabulary_size,
+                'torch_dtype': 'bfloat16',
+            },
+        }
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """Return the content of preprocessor_config.json."""
+        size = [3, self.image_size, self.image_size]
+        return {
+            'processor_class': 'PrismaticProcessor',
+            'image_processor_type': 'PrismaticImageProcessor',
+            'use_fused_vision_backbone': True,
+            'image_resize_strategy': 'resize-naive',
+            'input_sizes': [size, size],
+            'interpolations': ['bicubic', 'bicubic'],
+            'means': [_IMAGENET_MEAN, [0.5, 0.5, 0.5]],
+            'stds': [_IMAGENET_STD, [0.5, 0.5, 0.5]],
+        }
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, vocabulary_size: int, seed: int) -> None:
+    """Fill the weights so that a small model learns within few passes.
+
+    Linear layers start at the scale that keeps variance (Glorot), position embeddings as
+    two-dimensional sines, and the rows of the action tokens, in the embedding and in the head,
+    as smooth functions of the value they stand for: neighbouring bins begin as neighbours. The
+    loss is unchanged; only the start is.
+
+    Args:
+        model: ``vision_backbone``, ``projector`` and ``language_model``, freshly built.
+        vocabulary_size: V; the action tokens are [V-256, V-1].
+        seed: Of all random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith('pos_embed'):
+            parameter.copy_(_sines(parameter.shape[1], parameter.shape[2]))
+        elif name.endswith('scale_factor') or 'norm' in name.rsplit('.', 2)[-2]:
+            parameter.fill_(0.0 if name.endswith('bias') else 1.0)
+        elif name.endswith('bias'):
+            parameter.zero_()
+        elif 'embed_tokens' in name or name.endswith(('cls_token', 'reg_token')):
+            parameter.normal_(0.0, 0.5 if 'embed_tokens' in name else 0.02, generator=generator)
+        else:
+            rows, columns = parameter.shape[0], parameter[0].numel()
+            parameter.normal_(0.0, (2.0 / (rows + columns)) ** 0.5, generator=generator)
+    for name, parameter in model.named_parameters():
+        if name.endswith(('embed_tokens.weight', 'lm_head.weight')):
+            rows = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
+            smooth = _smooth_rows(parameter.shape[1], generator)
+            parameter[rows] = smooth * parameter[rows].std()
+
+
+def _smooth_rows(width: int, generator: torch.Generator) -> Tensor:
+    """256 rows of unit variance, each column a random smooth function of the bin."""
+    value = torch.linspace(-1.0, 1.0, NUM_ACTION_BINS)[:, None]
+    # Half of the columns vary over the whole range, the others over as little as 4 bins.
+    frequency = torch.pi * 2.0 ** (6.0 * torch.rand(width, generator=generator) ** 2)
+    phase = 2.0 * torch.pi * torch.rand(width, generator=generator)
+    return torch.cos(value * frequency + phase) * 2.0**0.5
+
+
+def _sines(patches: int, width: int) -> Tensor:
+    """Two-dimensional sine and cosine positions [1, patches, width] (Dosovitskiy et al. 2021)."""
+    side = round(patches**0.5)
+    quarter = width // 4
+    frequency = 100.0 ** (-torch.arange(quarter) / quarter)
+    angle = torch.arange(side)[:, None] * frequency
+    one_axis = torch.cat([angle.sin(), angle.cos()], -1)
+    rows = one_axis[:, None].expand(side, side, -1)
+    columns = one_axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], -1).reshape(1, patches, -1)
