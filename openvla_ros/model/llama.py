@@ -13,7 +13,7 @@ G key-value heads, h width of a head, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,16 @@ def stack(parts: Sequence[nn.Module]) -> StackedLinear | None:
     return StackedLinear(plain)
 
 
+Joined = Callable[[Tensor], Tensor]
+
+
+def usable(joined: Joined | None) -> TypeGuard[Joined]:
+    """Whether the joined product may run; the parts do while gradients are recorded."""
+    if isinstance(joined, StackedLinear):
+        return not torch.is_grad_enabled()
+    return joined is not None
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
@@ -106,8 +116,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.v_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.o_proj = nn.Linear(self.heads * h, width, bias=False, **factory)
-        #: q, k and v in one product where that is possible, see ``Llama.fuse``.
-        self.qkv: Callable[[Tensor], Tensor] | None = None
+        #: q, k and v as one product, by ``Llama.fuse`` or as a quantised layer in their place.
+        self.qkv: Joined | None = None
 
     def forward(
         self, x: Tensor, batch: int, table: Tensor, window: Window | None, rows: int
@@ -124,7 +134,7 @@ class Attention(nn.Module):
         Returns:
             [B*R,d].
         """
-        if self.qkv is not None and not torch.is_grad_enabled():
+        if usable(self.qkv):
             qkv = self.qkv(x)
         else:
             qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
@@ -187,12 +197,12 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False, **factory)
         self.up_proj = nn.Linear(width, hidden, bias=False, **factory)
         self.down_proj = nn.Linear(hidden, width, bias=False, **factory)
-        #: gate and up in one product where that is possible, see ``Llama.fuse``.
-        self.gate_up: Callable[[Tensor], Tensor] | None = None
+        #: gate and up as one product, as in ``Attention``.
+        self.gate_up: Joined | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        if self.gate_up is not None and not torch.is_grad_enabled():
+        if usable(self.gate_up):
             gate, up = self.gate_up(x).chunk(2, -1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
@@ -284,8 +294,10 @@ class Llama(nn.Module):
         """
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
-            attention.qkv = stack([attention.q_proj, attention.k_proj, attention.v_proj])
-            mlp.gate_up = stack([mlp.gate_proj, mlp.up_proj])
+            if not isinstance(attention.qkv, nn.Module):
+                attention.qkv = stack([attention.q_proj, attention.k_proj, attention.v_proj])
+            if not isinstance(mlp.gate_up, nn.Module):
+                mlp.gate_up = stack([mlp.gate_proj, mlp.up_proj])
 
     def _fuse_again_if_moved(self) -> None:
         first = self.layers[0].self_attn.qkv
