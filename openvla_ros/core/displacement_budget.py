@@ -13,8 +13,9 @@ from openvla_ros.core import unit_quaternion
 from openvla_ros.core.robot_profile import RobotProfile
 from openvla_ros.core.vector3 import ZERO, Vector3, add, add_scaled, norm, scale
 
-# An action a little late must not brake the arm, so cruising lasts a tenth longer than the step.
-CRUISE_STEPS = 1.1
+# An action a little late must not brake the arm, so cruising lasts a little longer than the step:
+# a period for the one in which the action arrived, and one for the jitter of a 5 Hz policy.
+CRUISE_STEPS = 1.15
 # Less than this is rest; it stays in the budget.
 REST_M = 1e-7
 REST_RAD = 1e-6
