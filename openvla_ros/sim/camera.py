@@ -34,42 +34,55 @@ class PinholeIntrinsics:
         return np.array([[self.focal_px, 0.0, cx], [0.0, self.focal_px, cy], [0.0, 0.0, 1.0]])
 
 
-class _ThreadContext(threading.local):
-    """One OpenGL context per thread, kept: opening one takes 100 ms, a model's buffers 5 ms."""
+class _ContextPool(threading.local):
+    """OpenGL contexts of one thread, used again: opening one takes 100 ms, a model's buffers 5.
+
+    Each camera in use has one to itself: MuJoCo's buffers of two models in one context mix up.
+    """
 
     def __init__(self) -> None:
-        self.gl: Any = None
+        self._all: list[Any] = []
+        self._unused: list[Any] = []
+        self.generation = 0
 
-    def make_current(self) -> None:
-        """Open the context of this thread if need be, and make it current."""
-        if self.gl is None:
-            try:
-                from mujoco.gl_context import GLContext
+    def take(self) -> Any:
+        """Return a context that no other camera of this thread uses."""
+        if self._unused:
+            return self._unused.pop()
+        try:
+            from mujoco.gl_context import GLContext
 
-                self.gl = GLContext(MAX_SIDE_PX, MAX_SIDE_PX)
-                # mujoco's own exit handler, registered by that import, closes the display:
-                # this one has to run first, and handlers run last in, first out.
-                atexit.register(self.free)
-            except Exception as error:
-                raise NoOffscreenGlError(
-                    f'MuJoCo cannot render offscreen with MUJOCO_GL={offscreen.GL} '
-                    f'({type(error).__name__}: {error}); {offscreen.INSTALL_HINT}'
-                ) from error
-        self.gl.make_current()
+            gl = GLContext(MAX_SIDE_PX, MAX_SIDE_PX)
+        except Exception as error:
+            raise NoOffscreenGlError(
+                f'MuJoCo cannot render offscreen with MUJOCO_GL={offscreen.GL} '
+                f'({type(error).__name__}: {error}); {offscreen.INSTALL_HINT}'
+            ) from error
+        if not self._all:
+            # mujoco's own exit handler, registered by the import above, closes the display:
+            # this one has to run first, and handlers run last in, first out.
+            atexit.register(self.free)
+        self._all.append(gl)
+        return gl
+
+    def give_back(self, gl: Any) -> None:
+        """Take a context back for the next camera."""
+        self._unused.append(gl)
 
     def free(self) -> None:
-        """Close the context of this thread."""
-        if self.gl is not None:
-            self.gl.free()
-            self.gl = None
+        """Close all contexts of this thread."""
+        self.generation += 1
+        for gl in self._all:
+            gl.free()
+        self._all, self._unused = [], []
 
 
-_CONTEXT = _ThreadContext()
+_POOL = _ContextPool()
 
 
-def free_thread_context() -> None:
-    """Close this thread's OpenGL context; a thread that rendered calls it before it ends."""
-    _CONTEXT.free()
+def free_thread_contexts() -> None:
+    """Close this thread's OpenGL contexts; a thread that rendered calls it before it ends."""
+    _POOL.free()
 
 
 class SceneCamera:
@@ -87,11 +100,14 @@ class SceneCamera:
             NoOffscreenGlError: there is no offscreen OpenGL; the message says what to install.
             ValueError: a size that cannot be rendered.
         """
+        self._gl: Any = None
         if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
             raise ValueError(
                 f'SceneCamera: got {width} x {height} pixels, expected 1 to {MAX_SIDE_PX} each'
             )
-        _CONTEXT.make_current()
+        self._gl = _POOL.take()
+        self._made_in = (threading.get_ident(), _POOL.generation)
+        self._gl.make_current()
         self._model = model
         self._scene = mujoco.MjvScene(model, maxgeom=200)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -108,7 +124,7 @@ class SceneCamera:
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """Return what the camera sees, uint8[H,W,3] RGB."""
-        _CONTEXT.make_current()
+        self._gl.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._view, everything, self._scene
@@ -118,8 +134,15 @@ class SceneCamera:
         return self._pixels[::-1].copy()
 
     def close(self) -> None:
-        """Free the buffers."""
-        self._buffers.free()
+        """Free the buffers; closing twice, or after the thread's contexts, does nothing."""
+        if self._gl is not None and self._made_in == (threading.get_ident(), _POOL.generation):
+            self._gl.make_current()
+            self._buffers.free()
+            _POOL.give_back(self._gl)
+        self._gl = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def intrinsics(model: mujoco.MjModel, width: int, height: int) -> PinholeIntrinsics:

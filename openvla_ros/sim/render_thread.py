@@ -91,7 +91,7 @@ class RenderThread:
                 self._busy = False
         if current is not None:
             current.close()
-        camera.free_thread_context()
+        camera.free_thread_contexts()
 
     def _next(self) -> tuple[mujoco.MjModel, mujoco.MjData, Any] | None:
         with self._wake:
