@@ -33,6 +33,7 @@ _PICKLE_HEADS = (b'PK\x03\x04', *(bytes([0x80, protocol]) for protocol in range(
 _IGNORED = re.compile(r'language_model\.model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
 
 Progress = Callable[[int, int], None]
+Change = Callable[[str, Tensor], Tensor]
 Place = Callable[[str, Tensor], bool]
 
 
@@ -152,6 +153,7 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device | str,
     progress: Progress | None = None,
+    change: Change | None = None,
     place: Place | None = None,
 ) -> None:
     """Stream tensors into a module built on the meta device.
@@ -162,8 +164,10 @@ def load_weights(
         dtype: Of the new parameters.
         device: Of the new parameters.
         progress: Called with (bytes read, bytes in all) after every tensor.
-        place: Asked first for every tensor (by its name, on the CPU in the new dtype); True means
-            it has taken it, for instance quantised it.
+        change: Called with every tensor's name and its value on the CPU in the new dtype; gives
+            the value to use, for instance with an adapter merged in.
+        place: Then called with name and value; true means that it has taken the tensor, for
+            instance quantised it.
 
     Raises:
         CheckpointError: a file ended early.
@@ -178,6 +182,8 @@ def load_weights(
         with path.open('rb', buffering=0) as file:
             for tensor in tensors:
                 value = read_tensor(file, tensor).to(dtype)
+                if change is not None:
+                    value = change(tensor.name, value)
                 if place is None or not place(tensor.name, value):
                     _set_parameter(module, tensor.name, value.to(device))
                 done += tensor.nbytes
@@ -218,16 +224,10 @@ def save_weights(
         max_shard_bytes: Of one file.
 
     Raises:
-        CheckpointError: a tensor is quantised or of a dtype the layout does not have.
+        OSError: the folder cannot be written.
     """
     dtype = next(iter(state.values())).dtype
     tensors: dict[str, Tensor] = dict(state)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES.values():
-            raise CheckpointError(
-                f'{folder}: tensor {name} is {tensor.dtype}; quantised weights cannot be written, '
-                'save the checkpoint before quantising it'
-            )
     tensors |= {name: torch.zeros(shape, dtype=dtype) for name, shape in unused.items()}
     for stale in [*folder.glob('model*.safetensors'), folder / INDEX_FILE]:
         stale.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -323,6 +323,21 @@ def _checked(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f'{where}: got {value!r}, expected {kind.__name__}')
     return value
+
+
+def named_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
+    """Return a dtype given as such or by name; None and 'auto' are ``default``.
+
+    Raises:
+        ConfigError: no float dtype has that name.
+    """
+    if dtype is None or dtype == 'auto':
+        return default
+    if dtype in _DTYPES.values():
+        return cast('torch.dtype', dtype)
+    if dtype not in _DTYPES:
+        raise ConfigError(f'dtype: got {dtype!r}, expected one of auto, {", ".join(_DTYPES)}')
+    return _DTYPES[cast('str', dtype)]
 
 
 def _dtype(raw: Mapping[str, Any]) -> torch.dtype:

@@ -73,7 +73,7 @@ class LocalBackend:
         path: str | Path,
         unnorm_key: str | None = None,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str = 'cpu',
         quantization: str | None = None,
         adapter: str | Path | None = None,
@@ -88,9 +88,9 @@ class LocalBackend:
         Args:
             path: Folder or hub id.
             unnorm_key: The dataset whose statistics are used; None where there is only one.
-            dtype: Of the parameters; None for the checkpoint's.
-            device: Where it runs.
-            quantization: None, 'nf4' or 'int8'.
+            dtype: Of the parameters; None or 'auto' for the checkpoint's.
+            device: Where it runs; 'auto' is a GPU where there is one.
+            quantization: None or 'none', 'auto', or a scheme such as 'nf4' or 'int8'.
             adapter: LoRA adapter folder; its own dataset_statistics.json is used.
             revision: Of a hub id.
             allow_download: Fetch a hub id that is not in the cache.
@@ -104,6 +104,9 @@ class LocalBackend:
         folder = checkpoint_folder(path, revision=revision, allow_download=allow_download)
         norm_stats = norm_stats_of(folder, adapter, allow_base=allow_base_statistics)
         key = resolve_unnorm_key(norm_stats, unnorm_key)  # before 15 GB are read
+        if device == 'auto':
+            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        quantization = None if quantization in ('none', 'auto', '') else quantization
         model = OpenVLA.from_pretrained(
             folder,
             dtype=dtype,
@@ -112,6 +115,7 @@ class LocalBackend:
             adapter=adapter,
             **options,
         )
+        model.language_model.fuse()
         description = f'{path}' + (f' + {adapter}' if adapter else '')
         description += f', {quantization or model.dtype} on {model.device}, {key}'
         return cls(model, norm_stats, key, description=description, use_draft=use_draft)

@@ -19,7 +19,7 @@ from openvla_ros.core.image import ImageSpec
 from openvla_ros.core.normalization import STATISTICS_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import (
-    Place,
+    CheckpointError,
     Progress,
     ProgressLine,
     check_tensors,
@@ -27,7 +27,7 @@ from openvla_ros.model.checkpoint import (
     save_weights,
     stored_tensors,
 )
-from openvla_ros.model.config import OpenVLAConfig, load_config, read_json_object
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_dtype, read_json_object
 from openvla_ros.model.decoding import (
     DecodeResult,
     EagerPasses,
@@ -37,7 +37,9 @@ from openvla_ros.model.decoding import (
 )
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.llama import Llama
+from openvla_ros.model.lora import LoraAdapter
 from openvla_ros.model.projector import Projector
+from openvla_ros.model.quantization import Quantizer, quantization_scheme
 from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_tokenizer
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
@@ -123,10 +125,11 @@ class OpenVLA(nn.Module):
         path_or_hub_id: str | Path,
         *,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str = 'cpu',
         quantization: str | None = None,
         adapter: str | Path | None = None,
+        merge_adapter: bool = True,
         allow_download: bool = False,
         progress: Progress | None = None,
     ) -> 'OpenVLA':
@@ -135,10 +138,12 @@ class OpenVLA(nn.Module):
         Args:
             path_or_hub_id: A folder, or a hub id such as 'openvla/openvla-7b'.
             revision: Branch, tag or commit of a hub id.
-            dtype: Of the parameters; None for the one config.json names (bfloat16).
+            dtype: Of the parameters, as such or by name; None or 'auto' for the one config.json
+                names (bfloat16).
             device: Of the parameters.
-            quantization: None, 'nf4' or 'int8'.
+            quantization: None or a scheme of ``model.quantization``, such as 'nf4' or 'int8'.
             adapter: Folder of a LoRA adapter to put on top.
+            merge_adapter: Add the adapter to the weights; otherwise it runs beside them.
             allow_download: Fetch a hub id that the local cache does not have.
             progress: Called with (bytes read, bytes in all); by default a line on stderr.
 
@@ -149,53 +154,39 @@ class OpenVLA(nn.Module):
         folder = checkpoint_folder(
             path_or_hub_id, revision=revision, allow_download=allow_download
         )
-        return cls.load_folder(folder, dtype=dtype, device=device, progress=progress)
-
-    @classmethod
-    def load_folder(
-        cls,
-        folder: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = 'cpu',
-        progress: Progress | None = None,
-        place: Place | None = None,
-    ) -> 'OpenVLA':
-        """Load a checkpoint folder, weights as stored; ``from_pretrained`` adds hub and options.
-
-        Args:
-            folder: config.json, preprocessor_config.json, safetensors, and, for text prompts,
-                tokenizer.json.
-            dtype: Of the parameters; None for the one config.json names.
-            device: Of the parameters.
-            progress: As in ``load_weights``; by default a line on stderr for large checkpoints.
-            place: As in ``load_weights``.
-
-        Raises:
-            ConfigError: config.json, preprocessor_config.json or tokenizer.json cannot be used.
-            CheckpointError: the weights cannot be used; file and tensor are named.
-        """
-        folder = Path(folder)
         config = load_config(folder)
+        dtype = named_dtype(dtype, config.dtype)
         model = cls(
             config,
             read_json_object(folder / PREPROCESSOR_FILE),
-            dtype=dtype or config.dtype,
+            dtype=dtype,
             device='meta',
             tokenizer=find_tokenizer(folder),
             where=folder,
         )
         stored = stored_tensors(folder)
-        used = model.used_shapes()
-        check_tensors(stored, used, model.unused_shapes(), folder)
+        used, unused = model.used_shapes(), model.unused_shapes()
+        check_tensors(stored, used, unused, folder)
+        lora = LoraAdapter.load(adapter).restrict(used, unused) if adapter else None
+        change = None if lora is None else lora.merged if merge_adapter else lora.base
+        quantizer = None
+        if quantization is not None:
+            scheme = quantization_scheme(quantization)
+            join = lora is None or merge_adapter
+            quantizer = Quantizer(model, scheme, device, join=join)
         load_weights(
             model,
             [stored[name] for name in used],
-            dtype=dtype or config.dtype,
+            dtype=dtype,
             device=device,
             progress=progress or ProgressLine(folder.name),
-            place=place,
+            change=change,
+            place=None if quantizer is None else quantizer.place,
         )
+        if quantizer is not None:
+            quantizer.finish()
+        if lora is not None and not merge_adapter:
+            lora.attach(model, dtype, device)
         return model.eval()
 
     def used_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -409,8 +400,17 @@ class OpenVLA(nn.Module):
             folder: Made where it does not exist.
             norm_stats: Written as dataset_statistics.json.
             max_shard_bytes: Larger checkpoints become shards with an index.
+
+        Raises:
+            CheckpointError: the network is quantised or carries an unmerged adapter.
         """
-        folder = Path(folder)
+        folder, state = Path(folder), self.state_dict()
+        plain = OpenVLA(self.config, self.preprocessor, dtype=self.dtype, device='meta')
+        if {name: tuple(value.shape) for name, value in state.items()} != plain.used_shapes():
+            raise CheckpointError(
+                f'{folder}: not written: the network is quantised or has an unmerged adapter; '
+                'load it without quantization and with merge_adapter, then save it'
+            )
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / 'config.json', self.config.raw)
         _write_json(folder / PREPROCESSOR_FILE, self.preprocessor)
@@ -418,7 +418,7 @@ class OpenVLA(nn.Module):
             _write_json(folder / STATISTICS_FILE, norm_stats)
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
-        save_weights(self.state_dict(), self.unused_shapes(), folder, max_shard_bytes)
+        save_weights(state, self.unused_shapes(), folder, max_shard_bytes)
 
     @torch.no_grad()
     def _reset_parameters(self, seed: int) -> None:

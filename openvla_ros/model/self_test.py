@@ -21,7 +21,7 @@ _LLAMA_BOS = 1
 _LEAST_DIFFERENCE = 1e-5
 
 
-class SelfTestError(RuntimeError):
+class SelfTestError(ValueError):
     """The model must not be used to move anything; the message says what it does wrong."""
 
 
@@ -60,7 +60,9 @@ def run_self_test(model: OpenVLA) -> SelfTestReport:
         pixel_values = torch.from_numpy(preprocess_image(picture, model.image_spec))
         ids = model.prompt_ids(prompt)
         embeds = model.embed(pixel_values[None], ids)
-        logits[name] = model.language_model(embeds)[0, -1].float().cpu().numpy()
+        logits[name] = (
+            model.language_model(embeds, rows=slice(-1, None))[0, 0].float().cpu().numpy()
+        )
         if not np.isfinite(logits[name]).all():
             raise SelfTestError(
                 f'self-test: the logits for a {name} picture are not finite; the weights are '
