@@ -109,19 +109,19 @@ class SimNode(Node):
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__('sim_node', **node_arguments)
-        self._parameters = declare(self, SimParameters, self._on_parameters)
+        self._values = declare(self, SimParameters, self._on_parameters)
         for sentence in sections_for_other_nodes(self):
             raise ConfigError(sentence)
         self.failed = False
-        self._next_seed = self._parameters.seed
+        self._next_seed = self._values.seed
         self._logged_s: dict[str, float] = {}
         self._image_due_s = 0.0
         self._create_topics()
         self._load_next_scene()
-        self._rates = _Rates(self._parameters.image_rate)
+        self._rates = _Rates(self._values.image_rate)
         self._renderer = RenderThread(
-            self._parameters.image_width,
-            self._parameters.image_height,
+            self._values.image_width,
+            self._values.image_height,
             self._publish_picture,
             self._on_render_error,
         )
@@ -150,7 +150,7 @@ class SimNode(Node):
     # Scenes and success ------------------------------------------------------------------------
 
     def _load_next_scene(self) -> None:
-        values = self._parameters
+        values = self._values
         if values.instruction:
             self._episode = find_episode(values.instruction, self._next_seed, values.split)
         else:
@@ -158,7 +158,7 @@ class SimNode(Node):
         self._next_seed = self._episode.seed + 1
         self._arm = SimArm(self._episode.scene, render=False)
         self._driver = SimDriver(
-            self._arm, time.monotonic(), timeout_s=self._parameters.command_timeout
+            self._arm, time.monotonic(), timeout_s=self._values.command_timeout
         )
         self._judge(self._episode.task)
         self._publish_camera_pose()
@@ -178,7 +178,7 @@ class SimNode(Node):
             'colour': self._task.colour,
             'instruction': self._task.instruction,
             'seed': self._episode.seed,
-            'split': self._parameters.split,
+            'split': self._values.split,
             'success': self._success.done,
             'touched_wrong': self._success.touched_wrong,
             'blocks_m': {
@@ -203,7 +203,7 @@ class SimNode(Node):
         return response
 
     def _on_parameters(self, values: SimParameters) -> None:
-        self._parameters = values
+        self._values = values
         self._next_seed = values.seed
 
     # The tick ----------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class SimNode(Node):
         if before != (self._success.done, self._success.touched_wrong):
             self._publish_task()
         if now_s >= self._image_due_s:
-            period_s = 1.0 / self._parameters.image_rate
+            period_s = 1.0 / self._values.image_rate
             self._image_due_s = max(self._image_due_s + period_s, now_s - period_s)
             self._renderer.offer(self._arm, self.get_clock().now().to_msg())
         for sentence in self._rates.note(now_s, progress.periods):
@@ -227,7 +227,7 @@ class SimNode(Node):
     def _publish_state(self) -> None:
         stamp = self.get_clock().now().to_msg()
         pose = _plain_pose(self._arm.ee_pose())
-        self._ee_pose.publish(pose_stamped(pose, self._parameters.base_frame, stamp))
+        self._ee_pose.publish(pose_stamped(pose, self._values.base_frame, stamp))
         state = self._arm.joint_state()
         self._joint_states.publish(
             joint_state_message(
@@ -238,13 +238,13 @@ class SimNode(Node):
     def _publish_camera_pose(self) -> None:
         stamp = self.get_clock().now().to_msg()
         pose = _plain_pose(self._arm.camera_pose())
-        self._camera_pose.publish(pose_stamped(pose, self._parameters.base_frame, stamp))
+        self._camera_pose.publish(pose_stamped(pose, self._values.base_frame, stamp))
         if self._static_tf is not None:
-            self._static_tf(pose, self._parameters.base_frame, self._parameters.camera_frame)
+            self._static_tf(pose, self._values.base_frame, self._values.camera_frame)
 
     def _publish_picture(self, picture: Picture) -> None:
         """In the renderer's thread: rclpy's publishers may be used from any."""
-        frame = self._parameters.camera_frame
+        frame = self._values.camera_frame
         pinhole = picture.intrinsics
         self._camera_info.publish(
             pinhole_camera_info(
@@ -265,10 +265,9 @@ class SimNode(Node):
     def _on_twist(self, message: TwistStamped) -> None:
         now_s = time.monotonic()
         frame = message.header.frame_id
-        if frame != self._parameters.base_frame:
+        if frame != self._values.base_frame:
             self._warn(
-                f'refused a twist in frame {frame[:80]!r}, expected '
-                f'{self._parameters.base_frame!r}',
+                f'refused a twist in frame {frame[:80]!r}, expected {self._values.base_frame!r}',
                 now_s,
             )
             return
@@ -281,6 +280,10 @@ class SimNode(Node):
         if sentence and now_s - self._logged_s.get(sentence[:30], -1.0) >= _LOG_PERIOD_S:
             self._logged_s[sentence[:30]] = now_s
             self.get_logger().warning(sentence)
+
+    def note_error(self, error: Exception) -> None:
+        """Log an unexpected exception of a callback."""
+        self._warn(f'{type(error).__name__}: {str(error)[:200]}', time.monotonic())
 
     def close(self) -> None:
         """End the renderer."""
@@ -370,7 +373,10 @@ def main(args: Sequence[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop and not node.failed and rclpy.ok():
-        executor.spin_once(timeout_sec=0.2)
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except Exception as error:  # one bad message must not take the robot away
+            node.note_error(error)
     node.close()
     node.destroy_node()
     rclpy.try_shutdown()
