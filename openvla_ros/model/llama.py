@@ -12,8 +12,8 @@ G key-value heads, h width of a head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +59,15 @@ def rotary_table(
 
 
 class StackedLinear:
-    """Several linear layers of the same input as one matrix product.
+    """Several linear layers of the same input as one matrix product, for inference.
 
     Their parameters become views of one matrix, so loading, saving and moving still see them one
-    by one; it takes no memory of its own. Not for training: gradients reach the parts only.
+    by one, and it takes no memory of its own. Gradients reach the layers themselves only.
     """
 
     def __init__(self, parts: Sequence[nn.Linear]) -> None:
         self.weight = torch.cat([part.weight.detach() for part in parts])
-        self._first = parts[0]
+        self._parts = tuple(parts)
         start = 0
         for part in parts:
             part.weight.data = self.weight[start : start + part.out_features]
@@ -77,13 +77,21 @@ class StackedLinear:
         """[..., d] -> [..., sum of the parts' widths]."""
         return linear(x, self.weight)
 
+    def stands_for(self, *parts: nn.Module) -> bool:
+        """Whether it may run in their place: the same layers still, and no gradients recorded."""
+        return parts == self._parts and not torch.is_grad_enabled()
+
     @property
     def stale(self) -> bool:
         """Whether the parameters were moved or replaced since."""
-        return self._first.weight.data_ptr() != self.weight.data_ptr()
+        return self._parts[0].weight.data_ptr() != self.weight.data_ptr()
 
 
-def stack(parts: Sequence[nn.Module]) -> StackedLinear | None:
+#: Layers that run as one: plain ones stacked, or a quantised layer in place of them.
+Joined = StackedLinear | nn.Module
+
+
+def stack(*parts: nn.Module) -> StackedLinear | None:
     """``parts`` as one product, or None unless all are plain linear layers without bias."""
     plain: list[nn.Linear] = []
     for part in parts:
@@ -91,16 +99,6 @@ def stack(parts: Sequence[nn.Module]) -> StackedLinear | None:
             return None
         plain.append(part)
     return StackedLinear(plain)
-
-
-Joined = Callable[[Tensor], Tensor]
-
-
-def usable(joined: Joined | None) -> TypeGuard[Joined]:
-    """Whether the joined product may run; the parts do while gradients are recorded."""
-    if isinstance(joined, StackedLinear):
-        return not torch.is_grad_enabled()
-    return joined is not None
 
 
 class Attention(nn.Module):
@@ -116,7 +114,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.v_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.o_proj = nn.Linear(self.heads * h, width, bias=False, **factory)
-        #: q, k and v as one product, by ``Llama.fuse`` or as a quantised layer in their place.
+        #: q, k and v as one product; by ``Llama.fuse``, or quantised and in their place.
         self.qkv: Joined | None = None
 
     def forward(
@@ -134,11 +132,7 @@ class Attention(nn.Module):
         Returns:
             [B*R,d].
         """
-        if usable(self.qkv):
-            qkv = self.qkv(x)
-        else:
-            qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
-        qkv = qkv.view(batch, -1, self.heads + 2 * self.kv_heads, self.head_dim)
+        qkv = self._project(x).view(batch, -1, self.heads + 2 * self.kv_heads, self.head_dim)
         N = qkv.shape[1]
         q, k, v = self._remember(qkv, table, window)
         mask = None if window is None else window.mask
@@ -156,6 +150,16 @@ class Attention(nn.Module):
             enable_gqa=self.heads != self.kv_heads,
         )
         result: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch * rows, -1))
+        return result
+
+    def _project(self, x: Tensor) -> Tensor:
+        joined = self.qkv
+        if joined is None or (
+            isinstance(joined, StackedLinear)
+            and not joined.stands_for(self.q_proj, self.k_proj, self.v_proj)
+        ):
+            return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
+        result: Tensor = joined(x)
         return result
 
     def _remember(
@@ -202,10 +206,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        if usable(self.gate_up):
-            gate, up = self.gate_up(x).chunk(2, -1)
-        else:
+        joined = self.gate_up
+        if joined is None or (
+            isinstance(joined, StackedLinear)
+            and not joined.stands_for(self.gate_proj, self.up_proj)
+        ):
             gate, up = self.gate_proj(x), self.up_proj(x)
+        else:
+            gate, up = joined(x).chunk(2, -1)
         result: Tensor = self.down_proj(nn.functional.silu(gate) * up)
         return result
 
@@ -295,9 +303,9 @@ class Llama(nn.Module):
         for layer in self.layers:
             attention, mlp = layer.self_attn, layer.mlp
             if not isinstance(attention.qkv, nn.Module):
-                attention.qkv = stack([attention.q_proj, attention.k_proj, attention.v_proj])
+                attention.qkv = stack(attention.q_proj, attention.k_proj, attention.v_proj)
             if not isinstance(mlp.gate_up, nn.Module):
-                mlp.gate_up = stack([mlp.gate_proj, mlp.up_proj])
+                mlp.gate_up = stack(mlp.gate_proj, mlp.up_proj)
 
     def _fuse_again_if_moved(self) -> None:
         first = self.layers[0].self_attn.qkv
