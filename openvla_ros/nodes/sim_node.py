@@ -36,6 +36,7 @@ from openvla_ros.nodes.conversions import (
 from openvla_ros.nodes.parameters import declare, parameter, sections_for_other_nodes
 from openvla_ros.sim.arm import CONTROL_PERIOD_S, EePose, SimArm
 from openvla_ros.sim.driver import SimDriver
+from openvla_ros.sim.real_time import RealTimeMonitor
 from openvla_ros.sim.render_thread import Picture, RenderThread
 from openvla_ros.sim.tasks import Success, Task, find_episode, sample_episode, understand
 
@@ -46,9 +47,6 @@ _LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 _LOG_PERIOD_S = 1.0
-_RATE_WINDOW_S = 5.0
-# Below this part of real time, or of the wanted picture rate, the node says that it is degraded.
-_DEGRADED = 0.8
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class SimNode(Node):
         self._image_due_s = 0.0
         self._create_topics()
         self._load_next_scene()
-        self._rates = _Rates(self._values.image_rate)
+        self._monitor = RealTimeMonitor(self._values.image_rate)
         self._renderer = RenderThread(
             self._values.image_width,
             self._values.image_height,
@@ -221,7 +219,8 @@ class SimNode(Node):
             period_s = 1.0 / self._values.image_rate
             self._image_due_s = max(self._image_due_s + period_s, now_s - period_s)
             self._renderer.offer(self._arm, self.get_clock().now().to_msg())
-        for sentence in self._rates.note(now_s, progress.periods):
+        sentence = self._monitor.note(now_s, progress.periods * CONTROL_PERIOD_S)
+        if sentence:
             self.get_logger().warning(sentence)
 
     def _publish_state(self) -> None:
@@ -252,7 +251,7 @@ class SimNode(Node):
             )
         )
         self._image.publish(rgb_image_message(picture.pixels, frame, picture.tag))
-        self._rates.pictures += 1
+        self._monitor.count_picture()
 
     def _on_render_error(self, error: Exception) -> None:
         if not rclpy.ok():
@@ -288,37 +287,6 @@ class SimNode(Node):
     def close(self) -> None:
         """End the renderer."""
         self._renderer.close()
-
-
-class _Rates:
-    """Measures real time and picture rate, and tells when they become bad or good again."""
-
-    def __init__(self, image_rate_hz: float) -> None:
-        self._wanted_hz = image_rate_hz
-        self.pictures = 0
-        self._periods = 0
-        self._since_s: float | None = None
-        self._degraded = False
-
-    def note(self, now_s: float, periods: int) -> list[str]:
-        """Count; returns the sentences to log, once per change."""
-        self._since_s = now_s if self._since_s is None else self._since_s
-        self._periods += periods
-        elapsed_s = now_s - self._since_s
-        if elapsed_s < _RATE_WINDOW_S:
-            return []
-        real_time = self._periods * CONTROL_PERIOD_S / elapsed_s
-        image_hz = self.pictures / elapsed_s
-        self._since_s, self._periods, self.pictures = now_s, 0, 0
-        degraded = real_time < _DEGRADED or image_hz < _DEGRADED * self._wanted_hz
-        if degraded == self._degraded:
-            return []
-        self._degraded = degraded
-        word = 'degraded' if degraded else 'recovered'
-        return [
-            f'{word}: {real_time:.2f} of real time, {image_hz:.1f} pictures/s '
-            f'of {self._wanted_hz:g} wanted'
-        ]
 
 
 def _plain_pose(pose: EePose) -> Pose:
