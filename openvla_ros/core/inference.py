@@ -27,8 +27,8 @@ class PredictedAction:
     """
 
     action: NDArray[np.float64]
-    action_tokens: NDArray[np.int64] | None
-    stage_s: Mapping[str, float]
+    action_tokens: NDArray[np.int64] | None = None
+    stage_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_passes: int | None = None
     min_margin: float | None = None
 
@@ -38,10 +38,12 @@ class InferenceBackend(Protocol):
 
     Attributes:
         description: What computes, in one line: checkpoint and device, or the server.
+        image_size: Side of the network's square input in pixels.
         norm_stats: Statistics by unnorm_key, or None where the backend does not tell them.
     """
 
     description: str
+    image_size: int
     norm_stats: Mapping[str, ActionStats] | None
 
     def warm_up(self) -> None:
@@ -68,3 +70,12 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free what is held; the backend is not used afterwards."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that memory ran out, of the host or of an accelerator.
+
+    By name, because what is below the backends must not import torch.
+    """
+    kinds = type(error).__mro__
+    return any(kind.__name__ in ('OutOfMemoryError', 'MemoryError') for kind in kinds)

@@ -1,0 +1,186 @@
+"""Raw and compressed camera images as RGB pixels: views where possible, refusals where not.
+
+Nothing here trusts a number of the message: a wrong one must neither raise in an executor nor
+allocate. Encoding names are those of sensor_msgs/image_encodings.hpp.
+"""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openvla_ros.core.instruction import quoted
+from openvla_ros.core.refusal import Refusal
+
+MIN_SIDE, MAX_SIDE = 16, 8192
+MAX_BYTES = 64 * 2**20
+
+
+class ImageRefused(ValueError):  # noqa: N818  it says what is the case
+    """An image that cannot be used; ``refusal`` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """Carry the refusal."""
+        super().__init__(refusal.sentence)
+        self.refusal = refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the pixels of an encoding lie in memory.
+
+    Attributes:
+        channels: Interleaved channels.
+        bytes_per_channel: 1 or 2; of two the more significant byte is used.
+        reversed_colour: Whether blue comes first.
+    """
+
+    channels: int
+    bytes_per_channel: int = 1
+    reversed_colour: bool = False
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Size of one pixel."""
+        return self.channels * self.bytes_per_channel
+
+
+LAYOUTS = {
+    'rgb8': Layout(3),
+    'bgr8': Layout(3, reversed_colour=True),
+    'rgba8': Layout(4),
+    'bgra8': Layout(4, reversed_colour=True),
+    'mono8': Layout(1),
+    'rgb16': Layout(3, 2),
+    'bgr16': Layout(3, 2, reversed_colour=True),
+    'rgba16': Layout(4, 2),
+    'bgra16': Layout(4, 2, reversed_colour=True),
+    'mono16': Layout(1, 2),
+}
+"""Encodings that need no library; their channels say red, green, blue or brightness."""
+
+NEEDS_CV_BRIDGE = frozenset(
+    [f'bayer_{order}{bits}' for order in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)]
+    + ['yuv422', 'yuv422_yuy2', 'uyvy', 'yuyv', 'nv21', 'nv24']
+)
+"""Encodings that must be interpolated or converted between colour spaces."""
+
+
+def layout_refusal(
+    *, width: int, height: int, step: int, num_bytes: int, encoding: str
+) -> Refusal | None:
+    """Say why an Image message cannot be used, from its numbers alone; None if it can.
+
+    Args:
+        width: Pixels per row.
+        height: Rows.
+        step: Bytes per row.
+        num_bytes: Length of the data.
+        encoding: Name of the encoding.
+    """
+    layout = LAYOUTS.get(encoding)
+    if layout is None and encoding not in NEEDS_CV_BRIDGE:
+        return _encoding_refusal(encoding)
+    if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
+        return Refusal(
+            'IMAGE_MALFORMED',
+            f'the image claims to be {width}x{height}, expected {MIN_SIDE} to {MAX_SIDE} pixels '
+            'per side',
+        )
+    if num_bytes > MAX_BYTES:
+        return Refusal(
+            'IMAGE_MALFORMED', f'the image has {num_bytes} bytes, expected at most {MAX_BYTES}'
+        )
+    if layout is None:
+        return None
+    if step < width * layout.bytes_per_pixel or num_bytes != step * height:
+        return Refusal(
+            'IMAGE_MALFORMED',
+            f'the image of {width}x{height} {encoding} has {num_bytes} bytes in rows of {step}, '
+            f'expected rows of at least {width * layout.bytes_per_pixel} and rows times height '
+            'bytes',
+        )
+    return None
+
+
+def rgb_view(
+    data: Any, *, width: int, height: int, step: int, encoding: str, big_endian: bool
+) -> NDArray[np.uint8]:
+    """Return the pixels as uint8[H, W, 3], RGB, without copying.
+
+    Args:
+        data: The bytes of the message; layout_refusal must have found nothing.
+        width: Pixels per row.
+        height: Rows.
+        step: Bytes per row.
+        encoding: A key of LAYOUTS.
+        big_endian: Order of the bytes of a 16-bit channel.
+
+    Returns:
+        A view with strides: reversed for blue first, without alpha, the one channel three times
+        for monochrome, the more significant byte of 16 bits.
+    """
+    layout = LAYOUTS[encoding]
+    most_significant = 0 if big_endian else layout.bytes_per_channel - 1
+    pixels: NDArray[np.uint8] = np.ndarray(
+        shape=(height, width, layout.channels),
+        dtype=np.uint8,
+        buffer=data,
+        offset=most_significant,
+        strides=(step, layout.bytes_per_pixel, layout.bytes_per_channel),
+    )
+    if layout.channels == 1:
+        return np.broadcast_to(pixels, (height, width, 3))
+    return pixels[..., 2::-1] if layout.reversed_colour else pixels[..., :3]
+
+
+def decode_compressed(data: Any) -> NDArray[np.uint8]:
+    """Decode JPEG or PNG to uint8[H, W, 3], RGB; what it is, the bytes say.
+
+    Raises:
+        ImageRefused: another format, damaged, or too small or large.
+    """
+    content = bytes(data)
+    if len(content) > MAX_BYTES:
+        raise _malformed(f'has {len(content)} bytes, expected at most {MAX_BYTES}')
+    try:
+        picture = Image.open(io.BytesIO(content), formats=('JPEG', 'PNG'))
+        width, height = picture.size
+        if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
+            raise _malformed(
+                f'is {width}x{height}, expected {MIN_SIDE} to {MAX_SIDE} pixels per side'
+            )
+        return _as_rgb(picture)
+    except ImageRefused:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file makes them raise
+        raise _malformed(f'cannot be decoded as JPEG or PNG: {str(error)[:120]}') from error
+
+
+def _as_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    if picture.mode.startswith('I'):
+        # 16-bit monochrome: PIL's own conversion saturates instead of scaling.
+        levels: NDArray[Any] = np.asarray(picture).astype(np.uint32) >> 8
+        return np.broadcast_to(
+            np.clip(levels, 0, 255).astype(np.uint8)[..., None], (*levels.shape, 3)
+        )
+    return np.asarray(picture.convert('RGB'))
+
+
+def _encoding_refusal(encoding: str) -> Refusal:
+    shown = quoted(encoding, 40)
+    if encoding.startswith(('16UC', '32FC', '32SC', '16SC', '64FC', '8UC', '8SC')):
+        meaning = 'does not say what its channels mean (often a depth image or unknown colours)'
+    else:
+        meaning = 'is unknown'
+    return Refusal(
+        'IMAGE_ENCODING',
+        f'the image encoding {shown} {meaning}; publish one of {", ".join(LAYOUTS)}',
+    )
+
+
+def _malformed(what: str) -> ImageRefused:
+    return ImageRefused(Refusal('IMAGE_MALFORMED', f'the compressed image {what}'))

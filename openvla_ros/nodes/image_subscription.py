@@ -1,0 +1,124 @@
+"""The subscription to the camera: raw or compressed, with the reliability the camera offers."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+from openvla_ros.core.refusal import Refusal
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
+
+TOPIC = 'camera/image_raw'
+_FOLLOW_PERIOD_S = 0.5
+_SHOWN_PUBLISHERS = 4
+
+
+class ImageSubscription:
+    """Keeps one subscription that matches the publisher there is.
+
+    A reliable subscription never gets anything from a best-effort camera, and a best-effort one
+    loses most large images of a reliable camera, so ``auto`` looks who publishes and creates the
+    subscription anew when that changes.
+    """
+
+    def __init__(
+        self, node: Node, *, transport: str, reliability: str, on_image: Callable[[Any], None]
+    ) -> None:
+        """Subscribe.
+
+        Args:
+            node: Owner of the subscription.
+            transport: 'raw' or 'compressed'.
+            reliability: 'auto', 'reliable' or 'best_effort'.
+            on_image: Called with every message, on the executor's thread.
+        """
+        self._node = node
+        self._kind = CompressedImage if transport == 'compressed' else Image
+        # image_transport's naming: what is remapped is the base name.
+        base = node.resolve_topic_name(TOPIC)
+        self._name = f'{base}/compressed' if transport == 'compressed' else base
+        self._automatic = reliability == 'auto'
+        self._on_image = on_image
+        self._reliable = reliability != 'best_effort'
+        self.publishers: list[str] = []
+        self._mismatch = False
+        self._subscription = self._subscribe()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(_FOLLOW_PERIOD_S, self.follow_publisher, clock=steady)
+
+    @property
+    def topic(self) -> str:
+        """Full name of the subscribed topic."""
+        return str(self._subscription.topic_name)
+
+    def explain(self, refusal: Refusal) -> Refusal:
+        """Say more about a missing image, where the graph tells more."""
+        if refusal.code not in ('NO_IMAGE', 'IMAGE_STALE') or not self.publishers:
+            return refusal
+        if self._mismatch:
+            return Refusal(
+                'QOS_MISMATCH',
+                f'{self.topic}: the camera publishes best effort and image_reliability is '
+                "reliable, so nothing arrives; set image_reliability to 'auto'",
+            )
+        if refusal.code == 'IMAGE_STALE':
+            return refusal
+        advice = (
+            'is it the right topic?'
+            if self._reliable
+            else 'large images are lost at best effort without config/fastdds_shm.xml'
+        )
+        return Refusal(
+            'NO_IMAGE',
+            f'{self.topic}: {self.publishers[0]} publishes, but nothing arrives; {advice}',
+        )
+
+    def follow_publisher(self) -> None:
+        """Look who publishes; subscribe anew if the reliability must change."""
+        infos = self._node.get_publishers_info_by_topic(self.topic)
+        names = sorted(f'{i.node_namespace.rstrip("/")}/{i.node_name}' for i in infos)
+        offered = [info.qos_profile.reliability for info in infos]
+        best_effort = ReliabilityPolicy.BEST_EFFORT in offered
+        if names != self.publishers:
+            self.publishers = names
+            self._tell_publishers(best_effort)
+        self._mismatch = best_effort and not self._automatic and self._reliable
+        if self._automatic and infos and self._reliable == best_effort:
+            self._reliable = not best_effort
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = self._subscribe()
+
+    def _subscribe(self) -> Any:
+        qos = QoSProfile(
+            depth=1,
+            reliability=(
+                ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
+            ),
+            durability=DurabilityPolicy.VOLATILE,
+        )
+        # With a callback of our own rclpy does not log a warning that auto makes untrue at once.
+        events = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
+        return self._node.create_subscription(
+            self._kind, self._name, self._on_image, qos, event_callbacks=events
+        )
+
+    def _tell_publishers(self, best_effort: bool) -> None:
+        log = self._node.get_logger()
+        if not self.publishers:
+            log.info(f'{self.topic}: nobody publishes')
+            return
+        shown = ', '.join(self.publishers[:_SHOWN_PUBLISHERS])
+        kind = 'best effort' if best_effort else 'reliable'
+        log.info(f'{self.topic}: published by {shown} ({kind})')
+        if len(self.publishers) > 1:
+            log.warning(
+                f'{self.topic}: {len(self.publishers)} publishers; two cameras on one topic show '
+                'the model two scenes'
+            )
