@@ -32,7 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 from openvla_ros.core.clamp import Clamp, ClampOutput
 from openvla_ros.core.clamp_status import ClampStatus
 from openvla_ros.core.robot_profile import RobotProfile, load_robot_profile
-from openvla_ros.core.safety_state import State
+from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import (
@@ -240,6 +240,7 @@ class ControllerNode(Node):
 
     def _tick(self) -> None:
         started_s = time.monotonic()
+        output: ClampOutput | None = None
         with self._guard('tick', publish_zero=True):
             if self._tf is not None:
                 self._look_up_pose()
@@ -247,8 +248,10 @@ class ControllerNode(Node):
                 self._clamp.shutdown(started_s)
             output = self._clamp.step(started_s, self._ros_now_s())
             self._publish_commands(output)
-            self._report(output.status, started_s)
-            self._count_down(output)
+        self._count_down(output)
+        if output is not None:
+            with self._guard('report'):
+                self._report(output.status, started_s)
         if self._last_tick_s is not None:
             self._gaps_s.append(started_s - self._last_tick_s)
         self._last_tick_s = started_s
@@ -281,8 +284,9 @@ class ControllerNode(Node):
         key = (status.state, status.mode, status.reasons)
         changed = key != self._published_key
         if changed:
-            self._log_change(status)
+            old_state = self._published_key[0] if self._published_key else None
             self._published_key = key
+            self._log_change(status, old_state)
         if changed or now_s >= self._status_due_s:
             self._status_due_s = now_s + _STATUS_PERIOD_S - 0.5 * self.profile.period_s
             stamp = self.get_clock().now().to_msg()
@@ -311,9 +315,9 @@ class ControllerNode(Node):
     def _notes(self) -> tuple[str, ...]:
         return tuple(self._mismatch.values())
 
-    def _count_down(self, output: ClampOutput) -> None:
+    def _count_down(self, output: ClampOutput | None) -> None:
         """After a request to stop: once at rest send some more zeros, then finish."""
-        if not self._stop_requested or output.twist.any():
+        if not self._stop_requested or (output is not None and output.twist.any()):
             return
         self._zeros_left -= 1
         self.finished = self._zeros_left <= 0
@@ -355,12 +359,14 @@ class ControllerNode(Node):
     def _ros_now_s(self) -> float:
         return 1e-9 * self.get_clock().now().nanoseconds
 
-    def _log_change(self, status: ClampStatus) -> None:
-        old_state = self._published_key[0] if self._published_key else None
+    def _log_change(self, status: ClampStatus, old_state: State | None) -> None:
         if status.state == old_state and status.state in (State.ACTIVE, State.DISARMED):
             return
-        log = self.get_logger()
-        (log.error if status.state >= State.FAULT else log.info)(status.sentence)
+        # rclpy allows one severity per line of code.
+        if status.state in LATCHED:
+            self.get_logger().error(status.sentence)
+        else:
+            self.get_logger().info(status.sentence)
 
     def _log_throttled(self, text: str, now_s: float, error: bool = False) -> None:
         key = text[:40]

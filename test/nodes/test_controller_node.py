@@ -1,0 +1,127 @@
+"""What keeps controller_node going, seen from inside one process."""
+
+import random
+
+import numpy as np
+import pytest
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from openvla_ros.core.safety_state import State
+from openvla_ros.msg import PolicyAction
+from openvla_ros.nodes.controller_node import ControllerNode
+
+pytestmark = pytest.mark.ros
+
+
+class Sent(list):
+    def publish(self, message):
+        self.append(message)
+
+
+@pytest.fixture
+def node():
+    context = Context()
+    rclpy.init(context=context, domain_id=random.randint(1, 101))
+    it = ControllerNode(
+        context=context,
+        parameter_overrides=[Parameter('robot', value='sim')],
+        use_global_arguments=False,
+    )
+    it._twist_publisher = Sent()
+    yield it
+    it.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def raises(*_, **__):
+    raise RuntimeError('injected')
+
+
+def pose():
+    message = PoseStamped()
+    message.header.frame_id = 'base_link'
+    message.pose.orientation.w = 1.0
+    return message
+
+
+CALLBACKS = {
+    'action': ('offer', lambda n: n._on_action(PolicyAction(), {})),
+    'pose': ('set_pose', lambda n: n._on_pose(pose())),
+    'estop': ('heartbeat', lambda n: n._on_estop(Bool())),
+    'arm': ('arm', lambda n: n._on_arm(SetBool.Request(data=True), SetBool.Response())),
+    'reset': ('reset', lambda n: n._on_reset(Trigger.Request(), Trigger.Response())),
+    'estop service': (
+        'estop',
+        lambda n: n._on_estop_service(Trigger.Request(), Trigger.Response()),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', CALLBACKS)
+def test_an_exception_in_a_callback_is_a_fault_and_the_ticks_go_on(node, monkeypatch, name):
+    method, call = CALLBACKS[name]
+    monkeypatch.setattr(node._clamp, method, raises)
+    call(node)
+    node._tick()
+    assert node._clamp.state == State.FAULT
+    assert len(node._twist_publisher) == 1
+
+
+def test_a_service_that_failed_answers_no(node, monkeypatch):
+    monkeypatch.setattr(node._clamp, 'arm', raises)
+    assert not node._on_arm(SetBool.Request(data=True), SetBool.Response()).success
+
+
+def test_an_exception_in_the_tick_sends_zero_and_is_a_fault(node, monkeypatch):
+    monkeypatch.setattr(node._clamp, 'step', raises)
+    node._tick()
+    assert node._clamp.state == State.FAULT
+    sent = node._twist_publisher[-1].twist
+    assert not np.any([sent.linear.x, sent.linear.y, sent.linear.z, sent.angular.z])
+
+
+def test_a_publisher_that_fails_does_not_end_the_ticks(node, monkeypatch):
+    monkeypatch.setattr(node._status_publisher, 'publish', raises, raising=False)
+    for _ in range(3):
+        node._tick()
+    assert node._clamp.state == State.FAULT
+
+
+@pytest.mark.parametrize('name', ['robot', 'shadow', 'base_frame', 'ee_frame'])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -1, 1e9, 'x', True, [0.1]])
+def test_no_parameter_changes_at_run_time(node, name, bad):
+    before = node.profile
+    assert not node.set_parameters([Parameter(name, value=bad)])[0].successful
+    assert node.profile == before
+
+
+def test_no_limit_is_a_parameter(node):
+    names = [n for n in node.list_parameters([], 0).names if '.' not in n]
+    assert set(names) - {'use_sim_time', 'start_type_description_service'} == {
+        'robot',
+        'shadow',
+        'base_frame',
+        'ee_frame',
+    }
+
+
+def test_a_pose_in_another_frame_is_refused_and_the_status_says_so(node):
+    message = pose()
+    message.header.frame_id = 'map'
+    node._on_pose(message)
+    status = node._clamp.step(1.0, 1.0).status
+    assert "its frame is 'map', expected 'base_link'" in status.sentence
+
+
+def test_a_stop_request_ends_after_ten_zeros_at_rest(node):
+    node.request_stop()
+    for k in range(10):
+        assert not node.finished
+        node._tick()
+        assert len(node._twist_publisher) == k + 1
+    assert node.finished
