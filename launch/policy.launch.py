@@ -1,0 +1,159 @@
+"""Policy and controller for one robot. Nothing moves until an operator arms the controller."""
+
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+BOOLEANS = ['true', 'false']
+ARM = "std_srvs/srv/SetBool '{data: true}'"
+REFUSED_PARAMETERS = 2  # exit code of our nodes
+
+# name, default, description, choices; a parameter left at its default here is left to params_file.
+ARGUMENTS = [
+    ('robot', '', 'robot profile: a name in config/robots, or the path of a .yaml file', None),
+    ('unnorm_key', '', 'dataset whose statistics and conventions the checkpoint uses', None),
+    ('checkpoint', '', 'folder of the checkpoint, or its id on Hugging Face', None),
+    ('server_url', '', 'inference on a server (http://host:port) instead of checkpoint', None),
+    ('adapter', '', 'folder of a LoRA adapter for the checkpoint', None),
+    (
+        'quantization',
+        'auto',
+        'weights in fewer bits; auto chooses by the free memory',
+        ['auto', 'none', 'int8', 'nf4'],
+    ),
+    ('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'", None),
+    ('image_topic', 'camera/image_raw', 'images of the camera', None),
+    (
+        'image_transport',
+        'raw',
+        'raw: sensor_msgs/Image on image_topic; compressed: image_topic/compressed',
+        ['raw', 'compressed'],
+    ),
+    ('camera_info_topic', 'camera/camera_info', 'its calibration, for the overlay', None),
+    ('camera_pose_topic', 'camera/pose', 'its pose, for the overlay; TF where absent', None),
+    ('ee_pose_topic', 'ee_pose', 'pose of the end effector (PoseStamped), base frame', None),
+    (
+        'mode',
+        'profile',
+        'profile: as the robot profile says; shadow: all runs, nothing is sent to the robot',
+        ['profile', 'shadow'],
+    ),
+    ('params_file', '', 'parameter file for the nodes; arguments given here win over it', None),
+    ('namespace', '', 'namespace of all nodes and topics', None),
+    ('use_sim_time', 'false', 'take ROS time from /clock', BOOLEANS),
+    ('markers', 'true', 'start marker_node: RViz markers and the camera overlay', BOOLEANS),
+    ('rviz', 'false', 'start RViz with the view of this package', BOOLEANS),
+    (
+        'log_level',
+        'info',
+        'least severe messages shown',
+        ['debug', 'info', 'warn', 'error', 'fatal'],
+    ),
+]
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+        for name, default, text, choices in ARGUMENTS
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
+
+
+def _start(context):
+    given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    shadow = {'shadow': True} if given['mode'] == 'shadow' else {}
+    policy = _node(
+        given,
+        'policy_node',
+        [
+            'unnorm_key',
+            'checkpoint',
+            'server_url',
+            'adapter',
+            'quantization',
+            'device',
+            'image_transport',
+        ],
+    )
+    controller = _node(
+        given, 'controller_node', ['robot'], shadow, respawn=True, respawn_delay=2.0
+    )
+    actions = [policy, controller, *_refusals(policy, controller)]
+    if given['markers'] == 'true':
+        actions.append(_node(given, 'marker_node', []))
+    if given['rviz'] == 'true':
+        actions.append(_rviz(given))
+    prefix = f'/{given["namespace"].strip("/")}'.rstrip('/')
+    return [
+        *actions,
+        LogInfo(msg='Nothing moves until the controller is armed. To arm it:'),
+        LogInfo(msg=f'  ros2 service call {prefix}/controller_node/arm {ARM}'),
+    ]
+
+
+def _node(given, name, parameters, fixed=None, **options):
+    defaults = {key: default for key, default, *_ in ARGUMENTS}
+    values = {
+        key: ParameterValue(given[key], value_type=str)
+        for key in parameters
+        if given[key] != defaults[key]
+    }
+    values |= {'use_sim_time': given['use_sim_time'] == 'true', **(fixed or {})}
+    transport = '/compressed' if given['image_transport'] == 'compressed' else ''
+    return Node(
+        package='openvla_ros',
+        executable=name,
+        name=name,
+        namespace=given['namespace'],
+        output='screen',
+        parameters=[*([given['params_file']] if given['params_file'] else []), values],
+        remappings=[
+            (f'camera/image_raw{transport}', f'{given["image_topic"]}{transport}'),
+            ('camera/camera_info', given['camera_info_topic']),
+            ('camera/pose', given['camera_pose_topic']),
+            ('ee_pose', given['ee_pose_topic']),
+        ],
+        ros_arguments=['--log-level', given['log_level']],
+        **options,
+    )
+
+
+def _refusals(*nodes):
+    """A node that refuses its parameters says why and ends; starting it again would not help."""
+
+    def on_exit(event, _):
+        if event.returncode == REFUSED_PARAMETERS:
+            reason = f'{event.process_name} refused its parameters, as it says above'
+            return [LogInfo(msg=f'{reason}; ending'), EmitEvent(event=Shutdown(reason=reason))]
+        return []
+
+    return [RegisterEventHandler(OnProcessExit(target_action=n, on_exit=on_exit)) for n in nodes]
+
+
+def _rviz(given):
+    try:
+        get_package_share_directory('rviz2')
+    except PackageNotFoundError:
+        return LogInfo(msg='rviz2 is not installed here; it is left out')
+    view = Path(get_package_share_directory('openvla_ros')) / 'config' / 'openvla.rviz'
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        namespace=given['namespace'],
+        arguments=['-d', str(view)],
+        parameters=[{'use_sim_time': given['use_sim_time'] == 'true'}],
+    )
