@@ -11,7 +11,7 @@ HEAVY = ('torch', 'transformers', 'bitsandbytes', 'peft', 'safetensors', 'huggin
 
 
 def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    # The console script of this very interpreter; the folder's own copy of the package comes first.
+    # The console script of this very interpreter; the folder's own copy comes first.
     linter = Path(sys.executable).with_name('lint-imports')
     return subprocess.run(
         [str(linter), '--no-cache'],
