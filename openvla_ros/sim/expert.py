@@ -4,6 +4,8 @@ It has no memory: the action depends on the arm and the blocks alone, so that a 
 one image can imitate it, and so that any state a policy gets into can be relabelled with it.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,8 @@ GRASP_Z_M = 0.019
 PUSH_Z_M = 0.022
 TRAVEL_Z_M = 0.085
 LIFT_Z_M = 0.14
+# This far below its way it only rises.
+RISE_FIRST_M = 0.04
 # Beyond the line by this, so that a push has clearly ended.
 PUSH_BEYOND_M = 0.01
 # How far behind a block's centre the closed fingers come down before a push.
@@ -44,9 +48,12 @@ class ScriptedExpert:
 
     def act(self, arm: SimArm) -> EefDelta:
         """Return the displacement of the end effector for the next STEP_S, in the base frame."""
-        block = arm.block_positions()[self._task.colour]
+        blocks = arm.block_positions()
+        block = blocks[self._task.colour]
         position = arm.ee_pose().position_m
         target, gripper = self._policy(position, block, arm.gripper_opening())
+        if gripper == 0.0 and self._task.kind == 'push' and _around_one(position, blocks):
+            target, gripper = np.array([*position[:2], TRAVEL_Z_M]), 1.0
         return EefDelta(
             translation_m=_limited(GAIN * (target - position), MAX_STEP_M),
             rotation_rad=_limited(GAIN * _rotation_to_down(arm), MAX_STEP_RAD),
@@ -82,11 +89,25 @@ class ScriptedExpert:
         return np.array([*position[:2], LIFT_Z_M]), 0.0
 
 
+def _around_one(position: Vector, blocks: Mapping[str, Vector]) -> bool:
+    """Return whether the fingers are at both sides of a block, which would be taken along."""
+    return any(
+        np.hypot(*(position - block)[:2]) < BLOCK_HALF_M and abs(position[2] - block[2]) < 0.045
+        for block in blocks.values()
+    )
+
+
 def _over(goal: Vector, position: Vector, floor_m: float) -> Vector:
-    """Return a target that comes down onto a goal inside a steep funnel, never sideways."""
-    apart = float(np.hypot(*(goal - position)[:2]))
+    """Return a target that comes down onto a goal inside a steep funnel, never sideways.
+
+    Below the funnel it rises first, so that it does not sweep other blocks away.
+    """
+    across = (goal - position)[:2]
+    apart = float(np.hypot(*across))
     height = float(np.clip(6.0 * (apart - 0.006), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
-    return np.array([goal[0], goal[1], floor_m + height])
+    below = floor_m + height - position[2]
+    part = float(np.clip(1.0 - below / RISE_FIRST_M, 0.0, 1.0))
+    return np.array([*(position[:2] + part * across), floor_m + height])
 
 
 def _limited(vector: Vector, length: float) -> Vector:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import beta
@@ -5,6 +7,7 @@ from scipy.stats import beta
 from openvla_ros.core.eef_delta import EefDelta
 from openvla_ros.sim.arm import SimArm
 from openvla_ros.sim.expert import MAX_STEP_M, STEP_S, ScriptedExpert
+from openvla_ros.sim.scene import LINE_X_M
 from openvla_ros.sim.tasks import Success, sample_episode
 
 BOX_LO_M, BOX_HI_M = np.array([0.10, -0.25, 0.0]), np.array([0.45, 0.25, 0.35])
@@ -97,3 +100,28 @@ def test_it_rests_when_the_task_is_done():
             action = expert.act(arm)
             arm.step(action.twist(), action.gripper, STEP_S)
         assert np.linalg.norm(expert.act(arm).translation_m) < 1e-3
+
+
+def test_it_lets_go_of_a_block_before_it_pushes_it():
+    episode = sample_episode('pick', 3)
+    arm = SimArm(episode.scene, render=False)
+    pick, success = ScriptedExpert(episode.task), Success(episode.task, arm)
+    while not success.update(arm):
+        action = pick.act(arm)
+        arm.step(action.twist(), action.gripper, STEP_S)
+    push = ScriptedExpert(replace(episode.task, kind='push'))
+    for _ in range(50):
+        action = push.act(arm)
+        arm.step(action.twist(), action.gripper, STEP_S)
+    block = arm.block_positions()[episode.task.colour]
+    assert block[0] > LINE_X_M
+    assert block[2] < 0.03
+
+
+def test_it_rises_before_it_goes_to_another_block():
+    episode = sample_episode('reach', 0)
+    start = (episode.scene.blocks[1].position_m[0], episode.scene.blocks[1].position_m[1], 0.02)
+    arm = SimArm(replace(episode.scene, start_position_m=start), render=False)
+    action = ScriptedExpert(episode.task).act(arm)
+    assert np.linalg.norm(action.translation_m[:2]) < 1e-3
+    assert action.translation_m[2] > 0.02
