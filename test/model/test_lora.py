@@ -16,9 +16,23 @@ peft = pytest.importorskip('peft')
 
 CHECKPOINT = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 #: What 'all-linear' became in upstream's runs: basenames of every linear layer and convolution.
-TARGETS = (
-    'qkv proj q kv fc1 fc2 fc3 q_proj k_proj v_proj o_proj gate_proj up_proj down_proj lm_head'
-).split()
+TARGETS = [
+    'qkv',
+    'proj',
+    'q',
+    'kv',
+    'fc1',
+    'fc2',
+    'fc3',
+    'q_proj',
+    'k_proj',
+    'v_proj',
+    'o_proj',
+    'gate_proj',
+    'up_proj',
+    'down_proj',
+    'lm_head',
+]
 RANK, ALPHA = 4, 2
 DEAD = ('vision_backbone.featurizer.blocks.2.attn.qkv', (192, 64))
 DEAD_POOL = ('vision_backbone.fused_featurizer.attn_pool.kv', (144, 72))
