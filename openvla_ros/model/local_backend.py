@@ -22,9 +22,10 @@ from openvla_ros.core.normalization import (
 )
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.model.config import read_json_object
+from openvla_ros.model.config import named_dtype, read_json_object
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.precision import precision_of_checkpoint
 from openvla_ros.model.self_test import run_self_test
 
 
@@ -80,6 +81,7 @@ class LocalBackend:
         revision: str | None = None,
         allow_download: bool = False,
         allow_base_statistics: bool = False,
+        allow_slow: bool = False,
         use_draft: bool = True,
         **options: Any,
     ) -> 'LocalBackend':
@@ -88,13 +90,16 @@ class LocalBackend:
         Args:
             path: Folder or hub id.
             unnorm_key: The dataset whose statistics are used; None where there is only one.
-            dtype: Of the parameters; None or 'auto' for the checkpoint's.
+            dtype: Of the parameters; None or 'auto' for the checkpoint's, or float32 where a CPU
+                has no bfloat16 instructions.
             device: Where it runs; 'auto' is a GPU where there is one.
-            quantization: None or 'none', 'auto', or a scheme such as 'nf4' or 'int8'.
+            quantization: None or 'none', 'auto' (by free memory, see ``model.precision``), or a
+                scheme such as 'nf4' or 'int8'.
             adapter: LoRA adapter folder; its own dataset_statistics.json is used.
             revision: Of a hub id.
             allow_download: Fetch a hub id that is not in the cache.
             allow_base_statistics: Use the base model's statistics with an adapter that has none.
+            allow_slow: Load a model of billions of parameters on a CPU all the same.
             use_draft: See the class.
             options: Further arguments of ``OpenVLA.from_pretrained``.
 
@@ -106,18 +111,24 @@ class LocalBackend:
         key = resolve_unnorm_key(norm_stats, unnorm_key)  # before 15 GB are read
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        quantization = None if quantization in ('none', 'auto', '') else quantization
+        precision = precision_of_checkpoint(
+            folder,
+            torch.device(device),
+            dtype=None if dtype in (None, 'auto') else named_dtype(dtype, torch.bfloat16),
+            quantization=None if quantization in ('none', '') else quantization,
+            allow_slow=allow_slow,
+        )
         model = OpenVLA.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=precision.dtype,
             device=device,
-            quantization=quantization,
+            quantization=precision.quantization,
             adapter=adapter,
             **options,
         )
         model.language_model.fuse()
         description = f'{path}' + (f' + {adapter}' if adapter else '')
-        description += f', {quantization or model.dtype} on {model.device}, {key}'
+        description += f', {key}, {precision.reason}'
         return cls(model, norm_stats, key, description=description, use_draft=use_draft)
 
     def warm_up(self) -> None:

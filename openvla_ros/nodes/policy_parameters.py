@@ -26,8 +26,7 @@ class PolicyParameters:
     )
     quantization: str = parameter(
         'auto',
-        description='weights in fewer bits; auto chooses by the free memory and says what',
-        choices=('auto', 'none', 'int8', 'nf4'),
+        description="weights in fewer bits: 'none', 'auto', or a scheme such as 'int8' or 'nf4'",
     )
     allow_download: bool = parameter(
         False, description='download the checkpoint from Hugging Face where it is missing'

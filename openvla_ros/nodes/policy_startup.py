@@ -51,6 +51,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         quantization=parameters.quantization,
         adapter=parameters.adapter or None,
         allow_download=parameters.allow_download,
+        allow_slow=parameters.allow_slow,
     )
 
 
