@@ -20,6 +20,12 @@ from launch_ros.parameter_descriptions import ParameterValue
 BOOLEANS = ['true', 'false']
 ARM = "std_srvs/srv/SetBool '{data: true}'"
 REFUSED_PARAMETERS = 2  # exit code of our nodes
+VIEWED_TOPICS = (  # of config/openvla.rviz
+    'robot_description',
+    'marker_node/markers',
+    'marker_node/overlay',
+    'controller_node/pose_cmd',
+)
 
 # name, default, description, choices; a parameter left at its default here is left to params_file.
 ARGUMENTS = [
@@ -155,5 +161,7 @@ def _rviz(given):
         executable='rviz2',
         namespace=given['namespace'],
         arguments=['-d', str(view)],
+        # The view names topics without a namespace; a remapping puts this robot's in front.
+        remappings=[(f'/{topic}', topic) for topic in VIEWED_TOPICS],
         parameters=[{'use_sim_time': given['use_sim_time'] == 'true'}],
     )

@@ -25,6 +25,7 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 
 from openvla_ros.core.pose_tracker import Pose
+from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.conversions import (
     joint_state_message,
@@ -133,6 +134,10 @@ class SimNode(Node):
         self._joint_states = self.create_publisher(JointState, 'joint_states', _NEWEST)
         self._ee_pose = self.create_publisher(PoseStamped, 'ee_pose', _NEWEST)
         self._camera_pose = self.create_publisher(PoseStamped, '~/camera_pose', _LATCHED)
+        # RViz's RobotModel reads it here, with or without a robot_state_publisher.
+        self._description = self.create_publisher(String, 'robot_description', _LATCHED)
+        urdf = resource_path('config/sim/arm.urdf').read_text(encoding='utf-8')
+        self._description.publish(String(data=urdf))
         self._task_topic = self.create_publisher(String, '~/task', _LATCHED)
         self._success_topic = self.create_publisher(Bool, '~/success', _LATCHED)
         self._static_tf = _static_tf_publisher(self)
