@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 
+from openvla_ros.nodes.parameters import markdown_table
+from openvla_ros.nodes.sim_node import SimParameters
 from openvla_ros.sim.scene import build_model
 from openvla_ros.sim.tasks import sample_episode
 
@@ -288,3 +291,8 @@ def test_wrong_parameters_are_one_sentence(processes, wrong, sentence):
 def test_it_never_imports_torch(processes):
     code = 'import sys, openvla_ros.nodes.sim_node; sys.exit("torch" in sys.modules)'
     assert processes.start('import', [sys.executable, '-c', code]).wait(20.0) == 0
+
+
+def test_the_documented_parameters_are_those_of_the_node():
+    page = (Path(__file__).parents[2] / 'docs' / 'simulation.md').read_text()
+    assert markdown_table(SimParameters) in page
