@@ -238,6 +238,7 @@ def save_weights(
         file = SINGLE_FILE if single else f'model-{i:05d}-of-{len(shards):05d}.safetensors'
         content = {name: tensors[name].detach().cpu().contiguous() for name in names}
         save_file(content, str(folder / file), metadata={'format': 'pt'})
+        (folder / file).chmod(0o644)  # safetensors makes it readable for its owner only
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())

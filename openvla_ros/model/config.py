@@ -337,7 +337,7 @@ def named_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.
         return cast('torch.dtype', dtype)
     if dtype not in _DTYPES:
         raise ConfigError(f'dtype: got {dtype!r}, expected one of auto, {", ".join(_DTYPES)}')
-    return _DTYPES[cast('str', dtype)]
+    return _DTYPES[dtype]
 
 
 def _dtype(raw: Mapping[str, Any]) -> torch.dtype:

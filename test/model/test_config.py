@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_dtype
+
+TINY = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
+RAW = json.loads((TINY / 'config.json').read_text())
+
+
+def config(**changes):
+    raw = {**RAW, **changes}
+    return OpenVLAConfig.from_dict({key: v for key, v in raw.items() if v is not ...})
+
+
+def released(**changes):
+    return config(timm_model_kwargs=..., **changes)
+
+
+def test_a_timm_id_says_what_the_file_does_not():
+    dino, siglip = released().towers
+    assert (dino.embed_dim, dino.depth, dino.num_heads, dino.mlp_hidden) == (1024, 24, 16, 4096)
+    assert (dino.num_prefix_tokens, dino.num_patches, dino.init_values) == (5, 256, 1e-5)
+    # int(1152 * 3.7362)
+    assert (siglip.embed_dim, siglip.depth, siglip.num_heads, siglip.mlp_hidden) == (
+        1152,
+        27,
+        16,
+        4304,
+    )
+    assert (siglip.num_prefix_tokens, siglip.init_values) == (0, None)
+    assert released().vision_dim == 2176
+
+
+def test_an_absent_text_config_is_llama_2_as_transformers_has_it():
+    text = released(text_config={'model_type': 'llama', 'vocab_size': 32064}).text
+    assert (text.hidden_size, text.num_hidden_layers, text.intermediate_size) == (4096, 32, 11008)
+    assert (text.rms_norm_eps, text.rope_theta) == (1e-6, 1e4)
+
+
+def test_the_vocabulary_is_the_embedding_without_its_padding():
+    assert config().vocab_size == 32000
+    assert config(pad_to_multiple_of=128).vocab_size == 31936
+
+
+def test_an_absent_fused_flag_follows_the_name_of_the_backbone():
+    assert released(use_fused_vision_backbone=...).fused
+    assert released(use_fused_vision_backbone=None).fused
+    single = {'vision_backbone_id': 'siglip-vit-so400m', 'use_fused_vision_backbone': ...}
+    parsed = released(**single, timm_model_ids=['vit_so400m_patch14_siglip_224'])
+    assert not parsed.fused
+    assert len(parsed.towers) == 1
+
+
+def test_a_backbone_named_alone_means_its_published_towers():
+    named = released(timm_model_ids=..., image_sizes=..., timm_override_act_layers=...)
+    assert [tower.timm_id for tower in named.towers] == RAW['timm_model_ids']
+    large = released(
+        vision_backbone_id='dinosiglip-vit-so-384px', timm_model_ids=..., image_sizes=...
+    )
+    assert [tower.num_patches for tower in large.towers] == [729, 729]
+
+
+def test_overrides_replace_what_the_timm_id_says_and_null_does_not():
+    override = {'embed_dim': 48, 'num_heads': 3, 'mlp_ratio': 2, 'init_values': None}
+    dino = config(timm_model_kwargs=[override, {}]).towers[0]
+    assert (dino.embed_dim, dino.mlp_hidden, dino.depth, dino.init_values) == (48, 96, 24, 1e-5)
+
+
+def test_the_activation_override_is_heeded():
+    first, second = config(timm_override_act_layers=['quick_gelu', None]).towers
+    assert (first.act_layer, second.act_layer) == ('quick_gelu', 'gelu')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'model_type': 'llava'}, "model_type: got 'llava', expected 'openvla'"),
+        ({'model_type': ...}, 'model_type: got None'),
+        ({'llm_backbone_id': 'mistral-v0.1-7b-pure'}, "llm_backbone_id: got 'mistral"),
+        (
+            {'timm_model_ids': ['vit_large_patch14_clip_336.openai', 'x']},
+            "tower 0: timm_model_ids: got 'vit_large_patch14_clip_336.openai'",
+        ),
+        (
+            {'timm_model_ids': [RAW['timm_model_ids'][0], 'vit_so400m_patch14_siglp_224']},
+            r"tower 1: .*did you mean 'vit_so400m_patch14_siglip_224'",
+        ),
+        ({'timm_model_ids': [RAW['timm_model_ids'][0]]}, 'timm_model_ids: has 1 entries'),
+        ({'timm_model_ids': 'vit'}, "timm_model_ids: got 'vit', expected list"),
+        ({'timm_model_kwargs': [{'embed_dm': 3}, {}]}, r"'embed_dm' \(did you mean 'embed_dim'"),
+        ({'timm_model_kwargs': [{'depth': '3'}, {}]}, "timm_model_kwargs.depth: got '3'"),
+        ({'timm_model_kwargs': [{'depth': 1}, {}]}, 'depth: got 1, expected 2 or more'),
+        ({'timm_model_kwargs': [{'num_heads': 7}, {}]}, 'not a multiple of num_heads'),
+        ({'timm_override_act_layers': ['relu', None]}, "timm_override_act_layers: got 'relu'"),
+        ({'image_sizes': [224, 448]}, 'give 256 and 1024 patches'),
+        ({'image_sizes': [7, 7]}, 'image_sizes: got 7'),
+        ({'image_sizes': ['224', 224]}, "image_sizes: got '224'"),
+        ({'n_action_bins': 40000}, 'does not leave the 40000 ids'),
+        ({'torch_dtype': 'int8'}, "torch_dtype: got 'int8'"),
+        ({'use_fused_vision_backbone': 'yes'}, "use_fused_vision_backbone: got 'yes'"),
+        ({'text_config': {'model_type': 'mistral'}}, 'mistral'),
+        ({'text_config': {'rope_scaling': {'type': 'linear'}}}, 'rope_scaling'),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=f'^config.json: .*{message}'):
+        config(**changes)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"model_type": "openvla"', 'null'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ConfigError, match=r'config\.json: (cannot be read|holds)'):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r'elsewhere/config\.json: cannot be read'):
+        load_config(tmp_path / 'elsewhere')
+
+
+def test_a_dtype_is_given_as_such_by_name_or_left_to_the_checkpoint():
+    assert named_dtype(torch.float32, torch.bfloat16) == torch.float32
+    assert named_dtype('float16', torch.bfloat16) == torch.float16
+    assert named_dtype('auto', torch.bfloat16) == torch.bfloat16
+    assert named_dtype(None, torch.float32) == torch.float32
+    with pytest.raises(ConfigError, match="dtype: got 'half', expected one of auto"):
+        named_dtype('half', torch.bfloat16)
