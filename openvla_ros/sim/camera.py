@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.sim import offscreen, scene
+from openvla_ros.sim.offscreen import NoOffscreenGlError
 
 import mujoco  # isort: skip
 
 MAX_SIDE_PX = 640
-
-
-class NoOffscreenGlError(RuntimeError):
-    """Nothing on this machine can render without a screen."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,11 @@ class _ContextPool(threading.local):
         """Return a context that no other camera of this thread uses."""
         if self._unused:
             return self._unused.pop()
+        if offscreen.GL == 'disable':
+            raise NoOffscreenGlError(
+                'there is no picture to be had: neither libEGL nor libOSMesa was found, or '
+                f'MUJOCO_GL is disable; {offscreen.INSTALL_HINT}'
+            )
         try:
             from mujoco.gl_context import GLContext
 

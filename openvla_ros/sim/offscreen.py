@@ -7,6 +7,11 @@ from collections.abc import Callable, MutableMapping
 INSTALL_HINT = (
     'on Debian or Ubuntu: apt install libegl1 libgl1-mesa-dri (or libosmesa6, MUJOCO_GL=osmesa)'
 )
+_LIBRARIES = {'egl': 'EGL', 'osmesa': 'OSMesa'}
+
+
+class NoOffscreenGlError(RuntimeError):
+    """Nothing on this machine can render without a screen."""
 
 
 def select_gl(
@@ -20,6 +25,9 @@ def select_gl(
 
     Returns:
         The value in force: 'egl', 'osmesa', 'disable', or what the user had set.
+
+    Raises:
+        NoOffscreenGlError: the user chose EGL or OSMesa and its library is not there.
     """
     if not environment.get('MUJOCO_GL'):
         if find_library('EGL'):
@@ -29,6 +37,12 @@ def select_gl(
         else:
             choice = 'disable'
         environment['MUJOCO_GL'] = choice
+    library = _LIBRARIES.get(environment['MUJOCO_GL'].lower())
+    if library and not find_library(library):
+        raise NoOffscreenGlError(
+            f'MUJOCO_GL={environment["MUJOCO_GL"]} needs lib{library}, which was not found; unset '
+            f'MUJOCO_GL or install it; {INSTALL_HINT}'
+        )
     return environment['MUJOCO_GL']
 
 

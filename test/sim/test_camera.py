@@ -1,11 +1,15 @@
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from openvla_ros.sim import camera
 from openvla_ros.sim.arm import SimArm
-from openvla_ros.sim.offscreen import select_gl
+from openvla_ros.sim.offscreen import NoOffscreenGlError, select_gl
 from openvla_ros.sim.scene import COLOURS, Block, Scene
 
 SCENE = Scene(
@@ -96,3 +100,26 @@ def test_opengl_is_egl_then_osmesa_then_none_unless_the_user_chose(
 ):
     chosen = select_gl(environment, lambda name: name if name in libraries else None)
     assert chosen == environment['MUJOCO_GL'] == expected
+
+
+def test_a_chosen_opengl_that_is_not_there_is_one_sentence():
+    with pytest.raises(NoOffscreenGlError, match=r'MUJOCO_GL=osmesa needs libOSMesa.*apt install'):
+        select_gl({'MUJOCO_GL': 'osmesa'}, lambda name: name if name == 'EGL' else None)
+
+
+def test_without_opengl_physics_works_and_a_picture_is_refused_with_what_to_install():
+    code = (
+        'from openvla_ros.sim.arm import SimArm\n'
+        'from openvla_ros.sim.tasks import sample_episode\n'
+        'arm = SimArm(sample_episode("reach", 0).scene)\n'
+        'arm.step([0.1, 0, 0, 0, 0, 0], 1.0, 0.2)\n'
+        'arm.render()\n'
+    )
+    environment = {**os.environ, 'MUJOCO_GL': 'disable'}
+    environment['PYTHONPATH'] = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    last_line = ended.stderr.strip().splitlines()[-1]
+    assert 'NoOffscreenGlError: there is no picture to be had' in last_line
+    assert 'apt install libegl1' in last_line
