@@ -203,6 +203,12 @@ class ImageMonitor:
                 'the image has no stamp, so its age is unknown; have the driver stamp it, or set '
                 'allow_unstamped_images',
             )
+        repeated = Refusal(
+            'IMAGE_REPEATED',
+            'the stamp of the image did not advance; the same image is sent again',
+        )
+        if stamp_s == self._stamp_s:
+            return repeated
         age_s = ros_now_s - stamp_s
         if age_s < -limits.max_ahead_s:
             return Refusal(
@@ -217,12 +223,7 @@ class ImageMonitor:
                 f'the image was {age_s:.2f} s old on arrival (allowed {limits.max_age_s:g} s); '
                 'look for a slow driver, network or a clock that is behind',
             )
-        if stamp_s <= self._stamp_s:
-            return Refusal(
-                'IMAGE_REPEATED',
-                'the stamp of the image did not advance; the same image is sent again',
-            )
-        return None
+        return repeated if stamp_s < self._stamp_s else None
 
     def _identity_refusal(self, arrival: Arrival) -> Refusal | None:
         limits = self.limits

@@ -16,7 +16,7 @@ _LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-_QUIET_S = 1.0
+_QUIET_S = 5.0
 _ERRORS = frozenset(
     [
         'INFERENCE_DIED',
@@ -39,7 +39,7 @@ class PolicyReport:
     def __init__(self, node: Node) -> None:
         """Create the publishers."""
         self._node = node
-        self._head = ''
+        self._head, self._code = '', ''
         self._instruction: str | None = None
         self._logged_s: dict[str, float] = {}
         self._statuses = node.create_publisher(String, '~/status', _LATCHED)
@@ -61,9 +61,9 @@ class PolicyReport:
             self._instructions.publish(String(data=instruction))
         head = f'{state.code}: {state.sentence}'
         changed = head != self._head
-        if changed:
-            self._head = head
+        if state.code != self._code:
             self._log_state(state, head)
+        self._head, self._code = head, state.code
         if changed or figures:
             self._statuses.publish(String(data=f'{head}; {figures}' if figures else head))
 
@@ -83,19 +83,18 @@ class PolicyReport:
         self._diagnostics.publish(message)
 
     def info(self, key: str, text: str) -> None:
-        """Log a line, at most one per key and second."""
+        """Log a line, at most one per key in 5 s."""
         if self._may_log(key):
             self._node.get_logger().info(text)
 
     def warn(self, key: str, text: str) -> None:
-        """Log a warning, at most one per key and second."""
+        """Log a warning, at most one per key in 5 s."""
         if self._may_log(key):
             self._node.get_logger().warning(text)
 
     def _log_state(self, state: Refusal, head: str) -> None:
-        log = self._node.get_logger()
         if state.code in _ERRORS:
-            log.error(head)
+            self._node.get_logger().error(head)
         elif state.code in _NO_TROUBLE:
             self.info(f'state {state.code}', head)
         else:
