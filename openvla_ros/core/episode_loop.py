@@ -1,8 +1,8 @@
 """An arm, a clamp and a clock without ROS: what the nodes do, one policy step at a time.
 
-The policy step is ``Policy.act`` and the bounds are ``Clamp``, the same objects the nodes call, and
-the clamp ticks at the robot's control rate; only transport and waiting are left out. Simulated
-time advances by exactly one step of the policy per call, as if inference took no time.
+The policy step is ``Policy.act`` and the bounds are ``Clamp``, the same objects the nodes call,
+and the clamp ticks at the robot's control rate; only transport and waiting are left out.
+Simulated time advances by exactly one step of the policy per call, as if inference took no time.
 """
 
 from typing import Protocol
@@ -111,6 +111,4 @@ class EpisodeLoop:
     def _measure(self) -> None:
         pose = self._arm.ee_pose()
         measured = Pose.of(tuple(pose.position_m), tuple(pose.quaternion_xyzw))
-        self.clamp.set_pose(
-            measured, stamp_s=self.now_s, now_s=self.now_s, ros_now_s=self.now_s
-        )
+        self.clamp.set_pose(measured, stamp_s=self.now_s, now_s=self.now_s, ros_now_s=self.now_s)

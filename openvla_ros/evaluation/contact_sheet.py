@@ -1,4 +1,4 @@
-"""One picture of many episodes: a row each, from start to end, with what was said and how it went."""
+"""One picture of many episodes: a row each, start to end, what was said and how it went."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

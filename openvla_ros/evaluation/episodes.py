@@ -92,14 +92,15 @@ def _run(
     policy.backend.reset()
     loop = EpisodeLoop(arm, robot)
     success = Success(episode.task, arm)
-    ended, step = 'time', 0
+    ended, steps = 'time', 0
     try:
         loop.start(policy.act(arm.render(), instruction).delta)
-        for step in range(1, max_steps + 1):
+        while steps < max_steps:
             image = arm.render()
             if pictures is not None:
                 pictures.append(image)
             loop.step(policy.act(image, instruction).delta)
+            steps += 1
             if success.update(arm):
                 ended = 'done'
                 break
@@ -115,7 +116,7 @@ def _run(
         colour=episode.task.colour,
         blocks=len(episode.scene.blocks),
         success=success.done,
-        steps=step,
+        steps=steps,
         went_to=nearest_block(arm),
         touched_wrong=success.touched_wrong,
         ended=ended,

@@ -13,6 +13,7 @@ from torch import Tensor
 from openvla_ros.sim.tasks import KINDS, PHRASINGS
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
 from openvla_ros.training.sentences import SentenceWriter
+from openvla_ros.training.sightings import SENTENCE
 
 
 def all_instructions() -> list[str]:
@@ -82,11 +83,22 @@ class Demonstrations:
         self,
         rows: NDArray[np.int64],
         sentences_per_image: int,
+        find: int,
         writer: SentenceWriter,
         rng: np.random.Generator,
     ) -> Batch:
-        """Put one batch together: tasks and phrasings are drawn anew each time."""
-        images, instructions, actions = [], [], []
+        """Put one batch together: tasks and phrasings are drawn anew each time.
+
+        Args:
+            rows: Which examples.
+            sentences_per_image: Sentences that ask for an action.
+            find: Sentences that ask where a block is, see ``sightings``.
+            writer: Writes the token rows.
+            rng: Where tasks and phrasings are drawn from.
+        """
+        images: list[NDArray[np.uint8]] = []
+        instructions: list[str] = []
+        answers: list[NDArray[np.float64]] = []
         for shard_number, frame in self._index[rows]:
             shard = self._shards[shard_number]
             images.append(shard.images[frame])
@@ -94,9 +106,12 @@ class Demonstrations:
                 phrasings = PHRASINGS[KINDS[kind]]
                 text = phrasings[rng.integers(len(phrasings))]
                 instructions.append(text.format(COLOUR_NAMES[colour]))
-                actions.append(shard.actions[frame, kind, colour])
-        written = writer.write(instructions, np.array(actions))
-        shape = (len(rows), sentences_per_image, -1)
+                answers.append(writer.normalize(shard.actions[frame, kind, colour]))
+            for colour, place in _visible(shard, frame, find, rng):
+                instructions.append(SENTENCE.format(COLOUR_NAMES[colour]))
+                answers.append(np.concatenate([place, np.zeros(5)]))
+        written = writer.write(instructions, np.array(answers))
+        shape = (len(rows), sentences_per_image + find, -1)
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(written.tokens).view(shape),
@@ -112,6 +127,19 @@ def _choose(
     possible = np.argwhere(~np.isnan(shard.actions[frame, :, :, 0]))
     others = [(int(k), int(c)) for k, c in rng.permutation(possible) if (k, c) != doing]
     return [doing, *others, *others][:count]
+
+
+def _visible(
+    shard: Frames, frame: int, count: int, rng: np.random.Generator
+) -> list[tuple[int, NDArray[np.float64]]]:
+    """``count`` colours with their places; where none is to be seen, the middle for any."""
+    assert shard.sightings is not None
+    places = shard.sightings[frame]
+    seen = [int(c) for c in rng.permutation(np.flatnonzero(~np.isnan(places[:, 0])))]
+    chosen = (seen * count)[:count]
+    if not chosen:
+        return [(0, np.zeros(2))] * count
+    return [(c, places[c].astype(np.float64)) for c in chosen]
 
 
 def pixel_values(images: Tensor, preprocessor: Mapping[str, Any]) -> Tensor:

@@ -27,6 +27,7 @@ class Schedule:
         steps: Optimiser steps in all.
         batch: Images per step.
         sentences: Sentences per image.
+        find: Sentences per image that ask where a block is.
         peak_rate: Largest learning rate, reached after ``warm_up`` steps.
         warm_up: Steps of linear warm-up.
         last_rate: Learning rate of the last step, as a part of the peak; a half cosine between.
@@ -38,7 +39,8 @@ class Schedule:
 
     steps: int = 6000
     batch: int = 64
-    sentences: int = 4
+    sentences: int = 3
+    find: int = 2
     peak_rate: float = 1.5e-3
     warm_up: int = 200
     last_rate: float = 0.02
@@ -101,7 +103,7 @@ class TrainingState:
 
 @contextlib.contextmanager
 def short_row_attention() -> Iterator[None]:
-    """Attention by plain matrix products in bf16: for 70 rows on a CPU twice the fused one's rate."""
+    """Attention by plain products in bf16: for rows this short twice the fused one's rate."""
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -164,6 +166,7 @@ def train(
     checkpoint: Path,
     report: Callable[[str], None],
     *,
+    until: int | None = None,
     threads: int = 2,
 ) -> None:
     """Train from where the state is to the schedule's end, saving as it goes.
@@ -176,6 +179,7 @@ def train(
         schedule: How long and how fast.
         checkpoint: Where the state is saved.
         report: Called with a line of progress.
+        until: Step to stop at before the schedule's end.
         threads: Parts a batch is computed in at the same time, on a CPU.
     """
     model = state.model.train()
@@ -183,13 +187,14 @@ def train(
     per_epoch = len(data) // schedule.batch
     losses: list[float] = []
     began, first = time.monotonic(), state.step
-    while state.step < schedule.steps:
+    last = schedule.steps if until is None else until
+    while state.step < last:
         epoch, place = divmod(state.step, per_epoch)
         if place == 0 or state.step == first:
             order = data.order(epoch, schedule.seed)
         rows = order[place * schedule.batch : (place + 1) * schedule.batch]
         rng = np.random.default_rng([schedule.seed, 1, state.step])
-        batch = data.batch(rows, schedule.sentences, writer, rng)
+        batch = data.batch(rows, schedule.sentences, schedule.find, writer, rng)
         light = torch.Generator().manual_seed(schedule.seed * 1_000_003 + state.step)
         batch = dataclasses.replace(batch, images=vary_light(batch.images, light))
         gradient, loss, right = workers.gradient(model, batch, preprocessor)
@@ -198,7 +203,7 @@ def train(
         if state.step % 20 == 0:
             report(_progress(state, losses, right, schedule, began, first))
             losses.clear()
-        if state.step % schedule.save_every == 0 or state.step == schedule.steps:
+        if state.step % schedule.save_every == 0 or state.step == last:
             state.save(checkpoint)
 
 

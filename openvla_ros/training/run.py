@@ -1,6 +1,5 @@
 """A training run: a folder in which everything it made lies, and from which it goes on."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -78,6 +77,12 @@ class Run:
             state.load(self.state_path)
         return state
 
+    def step(self) -> int:
+        """How far it has been trained."""
+        if not self.state_path.exists():
+            return 0
+        return int(torch.load(self.state_path, weights_only=True, mmap=True)['step'])
+
     def export(self, target: Path) -> Path:
         """Write the averaged weights as a checkpoint in the released layout, bf16.
 
@@ -92,7 +97,3 @@ class Run:
         for name in (STATISTICS_FILE, 'tokenizer.json', 'tokenizer_config.json'):
             shutil.copyfile(self.folder / name, target / name)
         return target
-
-    def note(self, name: str, content: object) -> None:
-        """Keep something worth knowing about the run as ``name``.json."""
-        (self.folder / f'{name}.json').write_text(json.dumps(content, indent=1) + '\n')

@@ -1,6 +1,7 @@
 """Training sentences: prompt ids, action tokens and what the loss counts."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +46,21 @@ class SentenceWriter:
             self._prompts[instruction] = ids if ids[-1] == self._space else [*ids, self._space]
         return self._prompts[instruction]
 
-    def write(self, instructions: list[str], actions: NDArray[np.floating]) -> Sentences:
+    def normalize(self, action: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """An action in dataset units as the values on [-1, 1] that are written."""
+        return normalize_action(action, self._stats)
+
+    def write(self, instructions: list[str], answers: NDArray[np.floating[Any]]) -> Sentences:
         """Write N rows.
 
         Args:
             instructions: N texts.
-            actions: float[N,D] in dataset units.
+            answers: float[N,D] on [-1, 1], from ``normalize``.
 
         Returns:
             int64[N,T] each; T is that of the longest, padded on the right.
         """
-        written = encode_action(normalize_action(actions, self._stats), self._vocabulary_size)
+        written = encode_action(answers, self._vocabulary_size)
         prompts = [self.prompt(text) for text in instructions]
         dimension = written.shape[1]
         length = max(map(len, prompts)) + dimension

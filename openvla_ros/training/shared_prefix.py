@@ -77,7 +77,10 @@ def _positions(prefix: int, K: int, T: int, device: torch.device) -> Tensor:
 def prefix_mask(prefix: int, K: int, T: int, device: torch.device) -> Tensor:
     """Additive float32[N,N]: causal in the prefix; a sentence sees the prefix and its own past."""
     owner = torch.cat(
-        [torch.zeros(prefix, device=device), 1 + torch.arange(K, device=device).repeat_interleave(T)]
+        [
+            torch.zeros(prefix, device=device),
+            1 + torch.arange(K, device=device).repeat_interleave(T),
+        ]
     )
     causal = torch.ones((len(owner), len(owner)), dtype=torch.bool, device=device).tril()
     same = owner[:, None] == owner[None, :]

@@ -110,9 +110,9 @@ def initialise(model: nn.Module, vocabulary_size: int, seed: int) -> None:
             parameter.normal_(0.0, (2.0 / (rows + columns)) ** 0.5, generator=generator)
     for name, parameter in model.named_parameters():
         if name.endswith(('embed_tokens.weight', 'lm_head.weight')):
-            rows = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
+            actions = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
             smooth = _smooth_rows(parameter.shape[1], generator)
-            parameter[rows] = smooth * parameter[rows].std()
+            parameter[actions] = smooth * parameter[actions].std()
 
 
 def _smooth_rows(width: int, generator: torch.Generator) -> Tensor:
