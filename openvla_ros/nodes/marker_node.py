@@ -70,7 +70,7 @@ class MarkerNode(Node):
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__('marker_node', **node_arguments)
-        self._parameters = declare(self, MarkerParameters)
+        self._values = declare(self, MarkerParameters)
         self._situation = Situation()
         self._camera_info: CameraInfo | None = None
         self._camera_pose: Pose | None = None
@@ -82,7 +82,7 @@ class MarkerNode(Node):
         self._markers = self.create_publisher(MarkerArray, '~/markers', _EVERY)
         self._overlay = self.create_publisher(Image, '~/overlay', _EVERY)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0 / self._parameters.markers_rate_hz, self._draw_markers, clock=steady)
+        self.create_timer(1.0 / self._values.markers_rate_hz, self._draw_markers, clock=steady)
         self.create_timer(0.5, self._follow_viewers, clock=steady)
 
     def _create_inputs(self) -> None:
@@ -100,7 +100,7 @@ class MarkerNode(Node):
         latency_s = self._ros_now_s() - seconds_from_time(message.header.stamp)
         self._situation.saw_action(
             twist_vector(message.twist),
-            message.header.frame_id == self._parameters.ee_frame,
+            message.header.frame_id == self._values.ee_frame,
             message.gripper,
             message.step_s,
             latency_s,
@@ -117,14 +117,14 @@ class MarkerNode(Node):
         self._situation.instruction = message.data[:300]
 
     def _on_pose(self, message: PoseStamped) -> None:
-        if message.header.frame_id == self._parameters.base_frame:
+        if message.header.frame_id == self._values.base_frame:
             self._situation.saw_pose(pose_view(pose_from_message(message)), time.monotonic())
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
 
     def _on_camera_pose(self, message: PoseStamped) -> None:
-        if message.header.frame_id == self._parameters.base_frame:
+        if message.header.frame_id == self._values.base_frame:
             self._camera_pose = pose_from_message(message)
 
     def _draw_markers(self) -> None:
@@ -132,7 +132,7 @@ class MarkerNode(Node):
             return
         stamp = self.get_clock().now().to_msg()
         shapes = scene_markers(self._situation, time.monotonic())
-        frame = self._parameters.base_frame
+        frame = self._values.base_frame
         # What is no longer there vanishes at once, not at the end of its lifetime.
         clear = Marker(action=Marker.DELETEALL)
         clear.header.frame_id, clear.header.stamp = frame, stamp
@@ -166,7 +166,7 @@ class MarkerNode(Node):
         if now_s < self._overlay_due_s:
             return
         # Half a period early is early enough for a camera whose period does not divide ours.
-        self._overlay_due_s = now_s + 0.7 / self._parameters.overlay_rate_hz
+        self._overlay_due_s = now_s + 0.7 / self._values.overlay_rate_hz
         refusal = layout_refusal(
             width=message.width,
             height=message.height,
@@ -209,7 +209,7 @@ class MarkerNode(Node):
             from openvla_ros.nodes.tf_pose import TfPose
 
             try:
-                self._camera_tf = TfPose(self, self._parameters.base_frame, camera_frame)
+                self._camera_tf = TfPose(self, self._values.base_frame, camera_frame)
             except ConfigError:
                 self._camera_tf = False
                 self._note_once('no arrow in the overlay: no camera/pose, and tf2_ros is missing')
