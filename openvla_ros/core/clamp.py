@@ -584,6 +584,7 @@ class Clamp:
             armed_source=self._armed_source,
             box_lo_m=workspace.box_lo,
             box_hi_m=workspace.box_hi,
+            missed=self._admission.missed,
             last_refusal=self._last_refusal,
             pose_refusal=self._pose.refusal,
             stop_time_s=self.profile.stop_time_s(self._step_s),

@@ -38,6 +38,7 @@ class ClampStatus(NamedTuple):
     armed_source: str
     box_lo_m: Vector3
     box_hi_m: Vector3
+    missed: int  # actions of the policy that never arrived, by their sequence numbers
     last_refusal: str  # code of the latest refusal while nothing is accepted; '' otherwise
     pose_refusal: str  # why the latest pose was not believed; '' if it was
     stop_time_s: float  # from the last accepted action to zero [s]
@@ -49,14 +50,15 @@ class ClampStatus(NamedTuple):
 
 
 def _opening(status: ClampStatus) -> str:
-    causes = [REASONS.get(code, code) for code in status.reasons]
-    first, rest = causes[0] if causes else '', causes[1:]
+    first, *rest = [REASONS.get(code, code) for code in status.reasons]
     name = status.state.name
     if status.mode == 'shadow':
         name += ' (shadow: nothing is sent)'
     if status.state == State.ACTIVE:
         speed = sum(x * x for x in status.commanded[0]) ** 0.5
         text = f'{name}: {first}, {speed:.3f} m/s, {1e3 * status.remaining_m:.0f} mm left'
+        if status.scale < 1.0:
+            text += f', actions scaled by {status.scale:.2f}'
         return f'{text}; {"; ".join(rest)}' if rest else text
     text = f'{name}: not moving because {first}'
     if any(any(part) for part in status.commanded):

@@ -150,7 +150,7 @@ def diagnostic_status(
     status: ClampStatus, notes: Sequence[str], name: str, timing: dict[str, float]
 ) -> DiagnosticStatus:
     """Return the clamp's report for robot monitors: level, sentence, every number by name."""
-    values = {key: getattr(status, key) for key in _PLAIN_STATUS_FIELDS}
+    values = {key: getattr(status, key) for key in (*_PLAIN_STATUS_FIELDS, 'missed')}
     values |= {
         f'rejected {code}': n for code, n in zip(status.reject_reasons, status.reject_counts)
     }

@@ -1,19 +1,22 @@
 """What keeps controller_node going, seen from inside one process."""
 
+import importlib.util
 import random
 
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from geometry_msgs.msg import PoseStamped
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
+from openvla_ros.core.resources import resource_path
 from openvla_ros.core.safety_state import State
 from openvla_ros.msg import PolicyAction
-from openvla_ros.nodes.controller_node import ControllerNode
+from openvla_ros.nodes.controller_node import ControllerNode, main
 
 pytestmark = pytest.mark.ros
 
@@ -125,3 +128,45 @@ def test_a_stop_request_ends_after_ten_zeros_at_rest(node):
         node._tick()
         assert len(node._twist_publisher) == k + 1
     assert node.finished
+
+
+def refusal(capfd, *parameters):
+    """Start with these parameters; return the one line it ends with."""
+    words = [word for p in parameters for word in ('-p', p)]
+    assert main(['controller_node', '--ros-args', *words]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if 'controller_node: ' in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'expected'),
+    [
+        ([], "key 'robot' is missing"),
+        (['robot:=simm'], "did you mean 'sim'"),
+        (['robot:=sim', 'shadw:=true'], "did you mean 'shadow'"),
+        (['robot:=sim', 'shadow:=1'], 'expected true or false'),
+        (['robot:=sim', 'ee_frame:=base_link'], 'must be two names'),
+        (['robot:=/nowhere/robot.yaml'], 'No such file'),
+    ],
+)
+def test_a_bad_parameter_refuses_to_start_in_one_line(parameters, expected, capfd):
+    assert expected in refusal(capfd, *parameters)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('tf2_ros') is not None, reason='tf2_ros is installed here'
+)
+def test_a_tf_pose_without_tf2_ros_refuses_to_start(capfd, tmp_path):
+    content = yaml.safe_load(resource_path('config/robots/sim.yaml').read_text())
+    content['pose']['source'] = 'tf'
+    path = tmp_path / 'robot.yaml'
+    path.write_text(yaml.safe_dump(content))
+    assert 'tf2_ros cannot be imported' in refusal(capfd, f'robot:={path}')
+
+
+def test_help_says_how_to_arm_and_that_it_is_not_a_safety_function(capsys):
+    assert main(['controller_node', '--help']) == 0
+    printed = capsys.readouterr().out
+    assert '/controller_node/arm' in printed
+    assert 'not a certified safety function' in printed
