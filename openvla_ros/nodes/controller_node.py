@@ -52,6 +52,8 @@ NOT_A_SAFETY_FUNCTION = (
     'This is not a certified safety function: behind it must sit a driver that stops the arm when '
     'commands stay away for 0.1 s, and a hardware e-stop.'
 )
+_ACTION_TOPIC = 'policy_node/action'
+_ESTOP_TOPIC = 'estop'
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Matches reliable and best-effort publishers alike; a lost pose is followed by the next one.
 _NEWEST_ANY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -134,8 +136,8 @@ class ControllerNode(Node):
             self._gripper_action = GripperActionClient(self, self.profile.gripper.action)
 
     def _create_inputs(self) -> None:
-        self._subscribe(PolicyAction, 'policy_node/action', self._on_action, _NEWEST)
-        self._subscribe(Bool, 'estop', self._on_estop, _EVERY)
+        self._subscribe(PolicyAction, _ACTION_TOPIC, self._on_action, _NEWEST)
+        self._subscribe(Bool, _ESTOP_TOPIC, self._on_estop, _EVERY)
         if self.profile.pose.source == 'topic':
             self._subscribe(PoseStamped, 'ee_pose', self._on_pose, _NEWEST_ANY)
         elif self.profile.pose.source == 'tf':
@@ -177,6 +179,7 @@ class ControllerNode(Node):
     def _on_action(self, message: PolicyAction, info: Any) -> None:
         with self._guard('action'):
             now_s = time.monotonic()
+            self._mismatch.pop(_ACTION_TOPIC, None)
             action = action_input_from_message(message, publisher_gid_from_info(info))
             verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=self._ros_now_s())
             if not verdict.accepted and verdict.reason != 'NOT_ARMED':
@@ -199,6 +202,7 @@ class ControllerNode(Node):
 
     def _on_estop(self, message: Bool) -> None:
         with self._guard('estop'):
+            self._mismatch.pop(_ESTOP_TOPIC, None)
             self._clamp.heartbeat(message.data, now_s=time.monotonic())
 
     def _on_arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

@@ -121,6 +121,13 @@ def test_a_pose_in_another_frame_is_refused_and_the_status_says_so(node):
     assert "its frame is 'map', expected 'base_link'" in status.sentence
 
 
+def test_a_qos_mismatch_is_forgotten_when_actions_arrive(node):
+    node._mismatch['policy_node/action'] = 'nothing arrives'
+    assert node._notes() == ('nothing arrives',)
+    node._on_action(PolicyAction(), {})
+    assert node._notes() == ()
+
+
 def test_a_stop_request_ends_after_ten_zeros_at_rest(node):
     node.request_stop()
     for k in range(10):
