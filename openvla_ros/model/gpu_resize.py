@@ -163,7 +163,7 @@ class DevicePreprocessor:
 
 
 def normalisation_table(spec: ImageSpec) -> Tensor:
-    """The pixel value of every level, from ``preprocess_image`` itself: float32[towers, 3, 256]."""
+    """Pixel value of every level, by ``preprocess_image`` itself: float32[towers, 3, 256]."""
     side = spec.size
     count = math.ceil(256 / side**2)
     levels = np.resize(np.arange(256, dtype=np.uint8), count * side**2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,21 +19,63 @@ def causal_mask(rows: int, length: int, dtype: torch.dtype, device: torch.device
     return mask.triu_(length - rows + 1)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Views of the cache for a pass of some rows at some position, one entry per layer.
+class Window(Protocol):
+    """What a pass of N new rows sees of a cache.
 
     Attributes:
-        new: [2,B,G,N,h], where the pass writes its keys and values.
-        keys: [B,G,S,h], all keys up to the last new row.
-        values: [B,G,S,h].
+        keys: [B,G,S,h] for every layer, all that the new rows may look at.
+        values: [B,G,S,h] for every layer.
         mask: additive [N,S], or None where plain causal (position 0) or a single row needs none.
     """
 
-    new: tuple[Tensor, ...]
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor | None
+
+    def write(self, layer: int, kv: Tensor) -> None:
+        """Put the new rows' keys and values [2,B,G,N,h] of a layer in the cache."""
+        ...
+
+
+class _Views:
+    """Views of the cache for a position the host knows."""
+
+    def __init__(self, kv: Tensor, position: int, rows: int) -> None:
+        length = position + rows
+        seen = kv.narrow(4, 0, length)
+        self._new = kv.narrow(4, position, rows).unbind(0)
+        self.keys = seen.select(1, 0).unbind(0)
+        self.values = seen.select(1, 1).unbind(0)
+        self.mask: Tensor | None = None
+        if position and rows > 1:
+            self.mask = causal_mask(rows, length, kv.dtype, kv.device)
+
+    def write(self, layer: int, kv: Tensor) -> None:
+        """See ``Window``."""
+        self._new[layer].copy_(kv)
+
+
+class IndexedWindow:
+    """The whole cache, for positions that only the device knows: the shapes never change.
+
+    Args:
+        cache: Whose rows behind the new ones must be finite; they are masked.
+        positions: int64[N] of the new rows, on the cache's device.
+    """
+
+    def __init__(self, cache: KVCache, positions: Tensor) -> None:
+        self._kv = cache.kv.unbind(0)
+        self._positions = positions
+        self.keys = cache.kv.select(1, 0).unbind(0)
+        self.values = cache.kv.select(1, 1).unbind(0)
+        column = torch.arange(cache.max_len, device=positions.device)
+        hidden = column[None, :] > positions[:, None]
+        mask = torch.zeros(hidden.shape, dtype=cache.kv.dtype, device=positions.device)
+        self.mask: Tensor | None = mask.masked_fill_(hidden, float('-inf'))
+
+    def write(self, layer: int, kv: Tensor) -> None:
+        """See ``Window``."""
+        self._kv[layer].index_copy_(3, self._positions, kv)
 
 
 class KVCache:
@@ -75,18 +117,5 @@ class KVCache:
         if key not in self._windows:
             if len(self._windows) >= _MOST_WINDOWS:
                 self._windows.clear()
-            self._windows[key] = self._make_window(position, rows)
+            self._windows[key] = _Views(self.kv, position, rows)
         return self._windows[key]
-
-    def _make_window(self, position: int, rows: int) -> Window:
-        length = position + rows
-        seen = self.kv.narrow(4, 0, length)
-        mask = None
-        if position and rows > 1:
-            mask = causal_mask(rows, length, self.kv.dtype, self.kv.device)
-        return Window(
-            new=self.kv.narrow(4, position, rows).unbind(0),
-            keys=seen.select(1, 0).unbind(0),
-            values=seen.select(1, 1).unbind(0),
-            mask=mask,
-        )

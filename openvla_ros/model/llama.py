@@ -12,7 +12,6 @@ G key-value heads, h width of a head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -20,10 +19,9 @@ from torch import Tensor, nn
 
 from openvla_ros.model.kv_cache import KVCache, Window, causal_mask
 from openvla_ros.model.llama_config import LlamaConfig
+from openvla_ros.model.stacked_linear import Joined, StackedLinear, stack
 
 __all__ = ['KVCache', 'Llama', 'LlamaConfig']
-
-linear = nn.functional.linear
 
 
 class RMSNorm(nn.Module):
@@ -56,49 +54,6 @@ def rotary_table(
     sin = angle.sin()
     cos = angle.cos()
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)]).to(dtype)
-
-
-class StackedLinear:
-    """Several linear layers of the same input as one matrix product, for inference.
-
-    Their parameters become views of one matrix, so loading, saving and moving still see them one
-    by one, and it takes no memory of its own. Gradients reach the layers themselves only.
-    """
-
-    def __init__(self, parts: Sequence[nn.Linear]) -> None:
-        self.weight = torch.cat([part.weight.detach() for part in parts])
-        self._parts = tuple(parts)
-        start = 0
-        for part in parts:
-            part.weight.data = self.weight[start : start + part.out_features]
-            start += part.out_features
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., d] -> [..., sum of the parts' widths]."""
-        return linear(x, self.weight)
-
-    def stands_for(self, *parts: nn.Module) -> bool:
-        """Whether it may run in their place: the same layers still, and no gradients recorded."""
-        return parts == self._parts and not torch.is_grad_enabled()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the parameters were moved or replaced since."""
-        return self._parts[0].weight.data_ptr() != self.weight.data_ptr()
-
-
-#: Layers that run as one: plain ones stacked, or a quantised layer in place of them.
-Joined = StackedLinear | nn.Module
-
-
-def stack(*parts: nn.Module) -> StackedLinear | None:
-    """``parts`` as one product, or None unless all are plain linear layers without bias."""
-    plain: list[nn.Linear] = []
-    for part in parts:
-        if type(part) is not nn.Linear or part.bias is not None:
-            return None
-        plain.append(part)
-    return StackedLinear(plain)
 
 
 class Attention(nn.Module):
@@ -187,7 +142,7 @@ class Attention(nn.Module):
         torch.add(along, across, out=turned)
         kv = qkv.narrow(2, self.heads, 2 * self.kv_heads)
         kv = kv.view(*qkv.shape[:2], 2, self.kv_heads, self.head_dim)
-        window.new[self.layer].copy_(kv.permute(2, 0, 3, 1, 4))
+        window.write(self.layer, kv.permute(2, 0, 3, 1, 4))
         q = qkv.narrow(2, 0, self.heads).transpose(1, 2)
         return q, window.keys[self.layer], window.values[self.layer]
 
@@ -317,8 +272,8 @@ class Llama(nn.Module):
         embeddings: Tensor = self.model.embed_tokens(input_ids)
         return embeddings
 
-    def _rotary(self, position: int, rows: int, like: Tensor) -> Tensor:
-        """[2, rows, 1, h] of the shared table, in the dtype attention runs in."""
+    def _rotary(self, like: Tensor) -> Tensor:
+        """Table [2, positions, h] in the dtype attention runs in."""
         dtype = like.dtype
         if torch.is_autocast_enabled(like.device.type):
             dtype = torch.get_autocast_dtype(like.device.type)
@@ -326,7 +281,7 @@ class Llama(nn.Module):
         if key not in self._tables:
             length = self.config.max_position_embeddings
             self._tables[key] = rotary_table(self.config, length, like.device, dtype)
-        return self._tables[key][:, position : position + rows, None]
+        return self._tables[key]
 
     def forward(
         self,
@@ -366,17 +321,50 @@ class Llama(nn.Module):
                 f'for {limit} from 0; shorten the prompt or make the cache longer.'
             )
         start, stop, stride = (rows or slice(None)).indices(N)
-        table = self._rotary(position, N, embeds)
+        table = self._rotary(embeds)[:, position : position + N, None]
         window = None if cache is None else cache.window(position, N)
-        # Two axes rather than three all the way: torch spends less on every product.
-        x = embeds.reshape(-1, embeds.shape[-1])
-        layers = self.layers
-        for index, layer in enumerate(layers):
-            # Of the last layer only the rows from ``start`` on are ever looked at.
-            asked = N - start if index == len(layers) - 1 else N
-            x = layer(x, B, table, window, asked)
-        x = x.view(B, N - start, -1)
+        # Of the last layer only the rows from ``start`` on are ever looked at.
+        x = self._layers(embeds, table, window, N - start).view(B, N - start, -1)
         if stop < N or stride > 1:
             x = x[:, : stop - start : stride]
+        return self._head(x)
+
+    @torch.no_grad()
+    def picked(self, embeds: Tensor, cache: KVCache, first: Tensor, count: int) -> Tensor:
+        """Prefill of fixed shape: logits [count,V] from row ``first`` (int64[]) on.
+
+        Args:
+            embeds: [1,N,d], prompt and draft, then anything finite.
+            cache: Filled from position 0.
+            first: Known to the device only.
+            count: Rows wanted.
+        """
+        N = embeds.shape[1]
+        table = self._rotary(embeds)[:, :N, None]
+        x = self._layers(embeds, table, cache.window(0, N), N)
+        rows = first + torch.arange(count, device=first.device)
+        return self._head(x.index_select(0, rows))
+
+    @torch.no_grad()
+    def step(self, embeds: Tensor, window: Window, positions: Tensor) -> Tensor:
+        """Pass of fixed shape: logits [N,V] of ``embeds`` [1,N,d] at ``positions`` int64[N].
+
+        The positions are known to the device only; ``window`` must see the whole cache.
+        """
+        table = self._rotary(embeds).index_select(1, positions)[:, :, None]
+        return self._head(self._layers(embeds, table, window, embeds.shape[1]))
+
+    def _layers(self, embeds: Tensor, table: Tensor, window: Window | None, rows: int) -> Tensor:
+        """All layers: [B,N,d] -> the last ``rows`` of each sequence [B*R,d]."""
+        B, N, width = embeds.shape
+        # Two axes rather than three all the way: torch spends less on every product.
+        x = embeds.reshape(-1, width)
+        *most, last = self.layers
+        for layer in most:
+            x = layer(x, B, table, window, N)
+        result: Tensor = last(x, B, table, window, rows)
+        return result
+
+    def _head(self, x: Tensor) -> Tensor:
         logits: Tensor = self.lm_head(self.model.norm(x))
         return logits

@@ -23,6 +23,8 @@ from openvla_ros.core.normalization import (
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.config import named_dtype, read_json_object
+from openvla_ros.model.cuda_graphs import capture_graphs
+from openvla_ros.model.gpu_resize import DevicePreprocessor
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.precision import precision_of_checkpoint
@@ -65,6 +67,7 @@ class LocalBackend:
         self.stats = norm_stats[self.unnorm_key]
         self.image_size = model.image_spec.size
         self.description = description or f'OpenVLA, {model.dtype} on {model.device}'
+        self._preprocess = DevicePreprocessor(model.image_spec, model.device, model.dtype)
         self._use_draft = use_draft
         self._draft: NDArray[np.int64] | None = None
 
@@ -83,6 +86,7 @@ class LocalBackend:
         allow_base_statistics: bool = False,
         allow_slow: bool = False,
         use_draft: bool = True,
+        use_graphs: bool = True,
         **options: Any,
     ) -> 'LocalBackend':
         """Load a checkpoint folder or hub id; arguments as in ``OpenVLA.from_pretrained``.
@@ -101,6 +105,7 @@ class LocalBackend:
             allow_base_statistics: Use the base model's statistics with an adapter that has none.
             allow_slow: Load a model of billions of parameters on a CPU all the same.
             use_draft: See the class.
+            use_graphs: On a GPU, run every stage as a CUDA graph.
             options: Further arguments of ``OpenVLA.from_pretrained``.
 
         Raises:
@@ -127,6 +132,8 @@ class LocalBackend:
             **options,
         )
         model.language_model.fuse()
+        if use_graphs and model.device.type == 'cuda':
+            capture_graphs(model, norm_stats[key].action_dim)
         description = f'{path}' + (f' + {adapter}' if adapter else '')
         description += f', {key}, {precision.reason}'
         return cls(model, norm_stats, key, description=description, use_draft=use_draft)
@@ -139,7 +146,7 @@ class LocalBackend:
         """
         run_self_test(self.model)
         image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        pixel_values = torch.from_numpy(preprocess_image(image, self.model.image_spec))
+        pixel_values = self._pixel_values(image)
         prompt = self._input_ids('pick up the block')
         result = self.model.decode(pixel_values, prompt, self.stats.action_dim)
         if self._use_draft:
@@ -160,10 +167,10 @@ class LocalBackend:
         """
         model, clock = self.model, _Stages(self.model.device)
         input_ids = self._input_ids(instruction)
-        pixel_values = torch.from_numpy(preprocess_image(image, model.image_spec))
-        clock.end('preprocess')
         with torch.inference_mode():
-            embeds = model.embed(pixel_values[None], input_ids)
+            pixel_values = self._pixel_values(image)
+            clock.end('preprocess')
+            embeds = model.embed(pixel_values, input_ids)
             clock.end('vision')
             result = model.decode_embeds(embeds, self.stats.action_dim, draft=self._draft)
         clock.end('decode')
@@ -196,6 +203,12 @@ class LocalBackend:
         del self.model
         if device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _pixel_values(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """[1, C, S, S] where the network is; the same bits on a GPU as on the CPU."""
+        if self.model.device.type == 'cpu':
+            return torch.from_numpy(preprocess_image(image, self.model.image_spec))[None]
+        return self._preprocess(image)
 
     def _input_ids(self, instruction: str) -> torch.Tensor:
         model = self.model

@@ -6,7 +6,7 @@ d language width, W rows of the embedding (V plus padding rows), S side of the i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ class OpenVLA(nn.Module):
         )
         self.language_model = Llama(config.text, **factory)
         self._passes: Passes | None = None
+        #: Runs towers and projector another way (as one CUDA graph), for one image at a time.
+        self.vision_stage: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def from_config(
@@ -240,6 +242,11 @@ class OpenVLA(nn.Module):
         Raises:
             ValueError: another number of channels or another size than the checkpoint's.
         """
+        self._check_pixels(pixel_values)
+        features: Tensor = self.vision_backbone(pixel_values.to(self.device, self.dtype))
+        return features
+
+    def _check_pixels(self, pixel_values: Tensor) -> None:
         size = self.image_spec.size
         expected = (3 * len(self.config.towers), size, size)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
@@ -247,8 +254,6 @@ class OpenVLA(nn.Module):
                 f'pixel_values: got shape {list(pixel_values.shape)}, expected '
                 f'[B, {", ".join(map(str, expected))}]'
             )
-        features: Tensor = self.vision_backbone(pixel_values.to(self.device, self.dtype))
-        return features
 
     def project(self, features: Tensor) -> Tensor:
         """Features [B, P, C] to rows of the language model [B, P, d]."""
@@ -265,7 +270,11 @@ class OpenVLA(nn.Module):
         Returns:
             [B, N, d].
         """
-        image = self.project(self.vision_features(pixel_values))
+        if self.vision_stage is None or torch.is_grad_enabled() or len(pixel_values) != 1:
+            image = self.project(self.vision_features(pixel_values))
+        else:
+            self._check_pixels(pixel_values)
+            image = self.vision_stage(pixel_values)
         return self.join(image, input_ids)
 
     def join(self, image: Tensor, input_ids: Tensor) -> Tensor:

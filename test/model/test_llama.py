@@ -118,10 +118,10 @@ def test_right_padding_changes_nothing_to_its_left():
 def test_casting_the_model_leaves_the_rotary_frequencies_in_float32():
     ours, _ = make_pair()
     ours.to(torch.bfloat16)
-    table = ours._rotary(0, 300, torch.zeros(1, dtype=torch.bfloat16))
+    table = ours._rotary(torch.zeros(1, dtype=torch.bfloat16))
     position, pair = 287, 1
     angle = position / 10000 ** (2 * pair / 16)
-    assert table[0, position, 0, pair] == torch.tensor(angle).double().cos().to(torch.bfloat16)
+    assert table[0, position, pair] == torch.tensor(angle).double().cos().to(torch.bfloat16)
 
 
 def test_an_empty_text_config_is_llama_2_7b():
