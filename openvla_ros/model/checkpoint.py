@@ -259,7 +259,7 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> list[list[str]]:
 
 
 class ProgressLine:
-    """Shows how far a long load is, on stderr: about once a second, and only above 1 GB."""
+    """Shows how far a long load is, on stderr: every two seconds, and only above 1 GB."""
 
     def __init__(self, what: str, *, least_bytes: int = 1_000_000_000) -> None:
         self._what = what
@@ -269,7 +269,7 @@ class ProgressLine:
     def __call__(self, done: int, total: int) -> None:
         """Show ``done`` of ``total`` bytes."""
         now_s = time.monotonic()
-        if total < self._least_bytes or (now_s - self._shown_s < 1.0 and done < total):
+        if total < self._least_bytes or (now_s - self._shown_s < 2.0 and done < total):
             return
         self._shown_s = now_s
         print(

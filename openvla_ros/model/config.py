@@ -206,8 +206,19 @@ class OpenVLAConfig:
 
 
 def load_config(folder: str | Path) -> OpenVLAConfig:
-    """Read ``folder``/config.json; raises ConfigError naming the file."""
+    """Read ``folder``/config.json.
+
+    Raises:
+        ConfigError: it cannot be used, or belongs to OpenVLA-OFT; the file is named.
+    """
     path = Path(folder) / 'config.json'
+    for pattern in ('action_head--*', 'proprio_projector--*', 'noisy_action_projector--*'):
+        # config.json looks the same there, but the actions come from another head.
+        for found in path.parent.glob(pattern):
+            raise ConfigError(
+                f'{found}: belongs to an OpenVLA-OFT checkpoint, whose architecture this package '
+                'does not compute; use an OpenVLA checkpoint'
+            )
     return OpenVLAConfig.from_dict(read_json_object(path), str(path))
 
 

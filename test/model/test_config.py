@@ -127,3 +127,13 @@ def test_a_dtype_is_given_as_such_by_name_or_left_to_the_checkpoint():
     assert named_dtype(None, torch.float32) == torch.float32
     with pytest.raises(ConfigError, match="dtype: got 'half', expected one of auto"):
         named_dtype('half', torch.bfloat16)
+
+
+def test_a_checkpoint_of_openvla_oft_is_not_mistaken_for_one_of_openvla(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(RAW))
+    load_config(tmp_path)
+    (tmp_path / 'action_head--150000_checkpoint.pt').touch()
+    with pytest.raises(
+        ConfigError, match=r'action_head--150000_checkpoint\.pt: belongs to an Open'
+    ):
+        load_config(tmp_path)
