@@ -6,10 +6,11 @@ fault with it finds fault with nothing.
 
 import rclpy
 from geometry_msgs.msg import Twist, TwistStamped
-from openvla_ros.msg import PolicyAction, SafetyStatus
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool, Trigger
+
+from openvla_ros.msg import PolicyAction, SafetyStatus
 
 
 class CarelessController(Node):

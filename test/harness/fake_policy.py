@@ -8,16 +8,17 @@ import argparse
 import math
 import random
 import secrets
+import threading
 import time
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from openvla_ros.msg import PolicyAction
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from harness import recording
 from harness.actor import Actor, run, split_stamp
+from openvla_ros.msg import PolicyAction
 
 EXTREMES = [math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, 1e3, -1e-9, 0.0, 0.25, -0.25]
 
@@ -112,6 +113,18 @@ class FakePolicy(Actor):
             count += 1
         return count
 
+    def do_burn(self, threads: int, duration_s: float) -> float:
+        """Keep the interpreter of this process busy with Python threads for a while."""
+        t_s = time.monotonic()
+
+        def spin() -> None:
+            while time.monotonic() < t_s + duration_s:
+                sum(range(1000))
+
+        for _ in range(threads):
+            threading.Thread(target=spin, daemon=True).start()
+        return t_s
+
     def do_fuzz(self, count: int, seed: int, pause_s: float = 0.0) -> int:
         """Publish ``count`` messages of random, mostly broken content; answers how many."""
         rng = random.Random(seed)
@@ -128,7 +141,9 @@ class FakePolicy(Actor):
 
     def _on_pose(self, message: PoseStamped) -> None:
         where = message.pose.position
-        self._position = np.array([where.x, where.y, where.z])
+        position = np.array([where.x, where.y, where.z])
+        if np.all(np.isfinite(position)):
+            self._position = position
 
     def _on_relayed(self, message: PolicyAction) -> None:
         self._last = message

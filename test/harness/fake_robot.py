@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from openvla_ros.msg import PolicyAction, SafetyStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64
 
 from harness import recording
 from harness.actor import Actor, run, split_stamp
+from openvla_ros.msg import PolicyAction, SafetyStatus
 
 COMMAND_TIMEOUT_S = 0.1
 DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)

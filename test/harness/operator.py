@@ -4,6 +4,8 @@ import argparse
 import time
 from typing import Any
 
+from rcl_interfaces.srv import ListParameters, SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -58,20 +60,41 @@ class Operator(Actor):
         client = self._by_name[service]
         if not client.service_is_ready():
             return 0
-        self._calls += 1
-        number = self._calls
         request = SetBool.Request(data=on) if service == 'arm' else Trigger.Request()
-        future = client.call_async(request)
-        future.add_done_callback(lambda done: self._keep(number, done))
-        return number
+        return self._later(client.call_async(request), lambda r: [r.success, r.message])
 
-    def do_answer(self, number: int) -> list[Any] | None:
-        """Answer [success, message] of a call, or None while there is none."""
+    def do_list_parameters(self, node: str) -> int:
+        """Ask a node for the names of its parameters; answers a number for do_answer."""
+        client = self.create_client(ListParameters, f'{node}/list_parameters')
+        client.wait_for_service(5.0)
+        return self._later(
+            client.call_async(ListParameters.Request()), lambda response: response.result.names
+        )
+
+    def do_set_parameters(self, node: str, pairs: list[list[Any]]) -> int:
+        """Try to set parameters one by one; do_answer then gives [successful, reason] of each."""
+        client = self.create_client(SetParameters, f'{node}/set_parameters')
+        client.wait_for_service(5.0)
+        given = [Parameter(name, value=value).to_parameter_msg() for name, value in pairs]
+        return self._later(
+            client.call_async(SetParameters.Request(parameters=given)),
+            lambda response: [[r.successful, r.reason] for r in response.results],
+        )
+
+    def do_answer(self, number: int) -> Any:
+        """Answer what a call returned, or None while there is nothing."""
         return self._answers.get(number)
 
-    def _keep(self, number: int, future: Any) -> None:
-        response = future.result()
-        self._answers[number] = [response.success, response.message, time.monotonic()]
+    def _later(self, future: Any, answer: Any) -> int:
+        """Keep the answer of a call for do_answer under the number returned."""
+        self._calls += 1
+        number = self._calls
+
+        def keep(done: Any) -> None:
+            self._answers[number] = answer(done.result())
+
+        future.add_done_callback(keep)
+        return number
 
     def _beat(self) -> float:
         t_s = time.monotonic()

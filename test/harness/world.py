@@ -184,6 +184,10 @@ class World:
         recent = self.twists(since_s=time.monotonic() - 0.1)
         return float(np.linalg.norm(recent['data'][-1, :3])) if len(recent) else 0.0
 
+    def wall_m(self) -> float:
+        """Distance of the robot to the nearest wall now."""
+        return float(self.limits.wall_m(self.poses()['data'][-1, :3]))
+
     def wait_until(self, condition: Callable[[], Any], what: str, deadline_s: float = 10.0) -> Any:
         """Poll until the condition holds and return its value.
 
@@ -228,6 +232,13 @@ class World:
             max(0.5, end_s - time.monotonic()),
         )
         return bool(answer[0]), str(answer[1])
+
+    def ask(self, do: str, deadline_s: float = 10.0, **arguments: Any) -> Any:
+        """Let the operator make a call that answers later, and wait for the answer."""
+        number = self.operator.call(do, **arguments)
+        return self.wait_until(
+            lambda: self.operator.call('answer', number=number), f'an answer of {do}', deadline_s
+        )
 
     def arm(self, deadline_s: float = 10.0) -> None:
         """Call arm as an operator would until it is granted."""

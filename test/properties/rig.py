@@ -1,8 +1,8 @@
 """A clamp with a plant around it, and a judge that looks at every tick.
 
-The bounds are computed here from the formulas of the specification, not read from the clamp: the
-plant
-follows exactly what is sent (with the 0.1 s timeout a driver must have), so its position is the integral.
+The bounds are computed here from the formulas of the specification, not read from the clamp. The
+plant follows exactly what is sent (with the 0.1 s timeout a driver must have), so its position is
+the integral.
 """
 
 import copy
