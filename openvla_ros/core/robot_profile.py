@@ -63,7 +63,7 @@ class HalfSpace:
 
     name: str
     normal: Triple
-    offset_m: float
+    offset_m: float = field(metadata=_bounds(-100.0, 100.0))
 
     def __post_init__(self) -> None:
         length = math.hypot(*self.normal)
@@ -93,8 +93,8 @@ class OrientationCone:
 class WorkspaceLimits:
     """Where the end effector may be: a box in the base frame, and optionally less than the box."""
 
-    box_lo_m: Triple
-    box_hi_m: Triple
+    box_lo_m: Triple = field(metadata=_bounds(-100.0, 100.0))
+    box_hi_m: Triple = field(metadata=_bounds(-100.0, 100.0))
     margin_m: float = field(metadata=_bounds(0.0, 0.1))
     half_spaces: tuple[HalfSpace, ...] = ()
     orientation_cone: OrientationCone | None = None
@@ -103,8 +103,8 @@ class WorkspaceLimits:
         for axis, lo, hi in zip('xyz', self.box_lo_m, self.box_hi_m):
             if not hi - lo > 2.0 * self.margin_m + 0.01:
                 raise ValueError(
-                    f'box on axis {axis} from {lo} to {hi} m is not 10 mm wider than twice '
-                    f'margin_m {self.margin_m}'
+                    f'box_lo_m to box_hi_m on axis {axis}, {lo} to {hi} m, is not 10 mm wider '
+                    f'than twice margin_m {self.margin_m}'
                 )
 
 
