@@ -185,6 +185,15 @@ def test_the_squash_is_the_weighted_sum_over_both_axes():
         assert squash_lanczos3(image, 12)[y, x, 1] == round(min(max(value, 0), 255))
 
 
+def test_the_squash_leaves_out_only_weights_that_are_zero():
+    for height, width in [(480, 640), (90, 300), (224, 300), (100, 80)]:
+        image = picture(height, width, seed=4)
+        rows, columns = lanczos3_weights(height, 224), lanczos3_weights(width, 224)
+        dense = np.einsum('yh,hwc,xw->yxc', rows, image.astype(float), columns, optimize=True)
+        expected = np.clip(np.rint(dense), 0, 255)
+        np.testing.assert_array_equal(squash_lanczos3(image, 224), expected)
+
+
 def test_the_crop_interpolates_the_central_ninety_percent_of_the_area():
     image = picture(224, 224, seed=5)
     cropped = crop_center_area(image, 224)

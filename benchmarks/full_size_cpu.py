@@ -1,0 +1,88 @@
+"""B2: openvla-7b's architecture, full size, random bfloat16 weights, on a CPU.
+
+Needs 17 GB of free memory. Greedy decoding, a draft that is right, and one that is useless; then
+the stages alone. Wall times hold only on an idle machine, which the conditions show; CPU time over
+the number of threads is given beside them.
+
+    python -m benchmarks.full_size_cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
+from benchmarks.full_size import PROMPT_IDS, build
+from openvla_ros.core.image import preprocess_image
+
+_NEEDED_GIB = 16.5
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Result, seconds, and seconds of CPU time of all threads over their number."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+    return result, {'s': round(wall_s, 3), 'cpu_s': round(cpu_s / torch.get_num_threads(), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    output_argument(parser)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found = conditions()
+    print_conditions(found)
+    if found['memory_available_gib'] < _NEEDED_GIB:
+        sys.exit(f'needs {_NEEDED_GIB} GiB, {found["memory_available_gib"]} GiB are available')
+    # Should memory run short all the same, this process goes before any other.
+    Path('/proc/self/oom_score_adj').write_text('1000')
+    result: dict[str, Any] = {}
+    model, result['build'] = timed(lambda: build('cpu'))
+    parameters = sum(p.numel() for p in model.parameters())
+    result['parameters'] = parameters
+    print(f'built {parameters} parameters: {result["build"]}', flush=True)
+
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    array, result['preprocess'] = timed(lambda: preprocess_image(image, model.image_spec))
+    pixels = torch.from_numpy(array)[None]
+    ids = torch.tensor([PROMPT_IDS])
+
+    def decode(draft: list[int] | None) -> Any:
+        return model.decode(pixels, ids, 7, draft=draft)
+
+    decode(None)
+    greedy, result['greedy, 7 passes'] = timed(lambda: decode(None))
+    tokens = greedy.tokens.tolist()
+    print('greedy', result['greedy, 7 passes'], flush=True)
+    right, result['draft accepted, 1 pass'] = timed(lambda: decode(tokens))
+    wrong, result['draft useless'] = timed(lambda: decode([7] * 7))
+    result['draft useless']['passes'] = wrong.num_passes
+    result['same tokens'] = right.tokens.tolist() == tokens == wrong.tokens.tolist()
+    print('drafts', result['draft accepted, 1 pass'], result['draft useless'], flush=True)
+    with torch.inference_mode():
+        rows, result['vision'] = timed(lambda: model.project(model.vision_features(pixels)))
+        embeds = model.join(rows, ids)
+        passes, N = model.passes, embeds.shape[1]
+        result['prompt_rows'] = N
+        _, result['prefill'] = timed(lambda: passes.prefill(embeds, (), 7))
+        _, result['prefill and draft'] = timed(lambda: passes.prefill(embeds, tokens[:6], 7))
+        _, result['step of 1 row'] = timed(lambda: passes.advance(tokens[:1], N))
+        _, result['step of 6 rows'] = timed(lambda: passes.advance(tokens[:6], N))
+    result['peak_gib'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    print_result('full_size_cpu', found, result, arguments.output)
+
+
+if __name__ == '__main__':
+    main()
