@@ -346,6 +346,7 @@ class PolicyNode(Node):
             self._starting = Refusal('ENDED', 'the policy was stopped')
         with contextlib.suppress(Exception):
             self._publish_state()
+        self._says.flush()
         return self._worker.close(_CLOSE_S)
 
     @contextlib.contextmanager
@@ -370,7 +371,7 @@ def main(args: Sequence[str] | None = None, load: LoadBackend = load_backend) ->
     """Run the policy until SIGINT or SIGTERM.
 
     Args:
-        args: The command line; ``sys.argv`` if None.
+        args: The command line; ``sys.argv`` if None, and then the process ends here.
         load: Makes the inference backend; tests give a fake one.
 
     Returns:
@@ -396,8 +397,9 @@ def main(args: Sequence[str] | None = None, load: LoadBackend = load_backend) ->
     idle = node.close()
     node.destroy_node()
     rclpy.try_shutdown()
-    if not idle:
-        # The worker is inside native code; Python would wait for it.
+    if args is None or not idle:
+        # Nothing is left to do, but Python would wait for a worker inside native code, and take
+        # rclpy and torch apart for a second even without one.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(node.exit_code)

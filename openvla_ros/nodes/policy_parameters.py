@@ -189,6 +189,8 @@ class PolicyParameters:
 
     def __post_init__(self) -> None:
         """Refuse values that do not fit together."""
+        if 0.0 < self.rate_hz < 0.1:
+            raise ValueError(f'rate_hz: got {self.rate_hz}, expected 0 or at least 0.1')
         if self.server_url and self.server_timeout_s >= self.hang_timeout_s:
             raise ValueError(
                 f'server_timeout_s: got {self.server_timeout_s}, expected less than '

@@ -1,9 +1,11 @@
 """What the policy says about itself: ``~/status``, ``/diagnostics`` and lines in the log."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
@@ -17,6 +19,7 @@ _LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 _QUIET_S = 5.0
+_FLUSH_S = 0.2
 _ERRORS = frozenset(
     [
         'INFERENCE_DIED',
@@ -66,6 +69,11 @@ class PolicyReport:
         self._head, self._code = head, state.code
         if changed or figures:
             self._statuses.publish(String(data=f'{head}; {figures}' if figures else head))
+
+    def flush(self) -> None:
+        """Wait a moment until those who listen to the status have it; then the node may end."""
+        with contextlib.suppress(Exception):  # rclpy before Iron cannot wait
+            self._statuses.wait_for_all_acked(Duration(seconds=_FLUSH_S))
 
     def publish_diagnostics(
         self, state: Refusal, hardware_id: str, values: Mapping[str, str]

@@ -35,7 +35,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 RAISED = {
-    'tokens': NonActionTokenError,
+    'tokens': lambda _: NonActionTokenError(0, 5, 32000, 256),
     'memory': OutOfMemoryError,
     'value': ValueError,
     'unavailable': BackendUnavailable,
