@@ -1,6 +1,8 @@
 import contextlib
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from openvla_ros.model.checkpoint import (
     stored_tensors,
 )
 
+GOLDEN = Path(__file__).parents[1] / 'golden'
 WEIGHTS = 'model.safetensors'
 SOME = 'vision_backbone.fused_featurizer.blocks.2.attn.qkv.weight'
 UNUSED = 'vision_backbone.fused_featurizer.attn_pool.kv.weight'
@@ -232,3 +235,35 @@ def test_the_header_gives_places_without_reading_values(small_checkpoint):
     assert entries.keys() == tensors.keys()
     assert entries[SOME].shape == tuple(tensors[SOME].shape)
     assert entries[SOME].dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_loading_takes_one_copy_of_the_weights(tmp_path):
+    raw = json.loads((GOLDEN / 'openvla_tiny' / 'config.json').read_text())
+    raw['text_config'] |= {'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 4}
+    OpenVLA.from_config(raw, dtype=torch.bfloat16).save_pretrained(
+        tmp_path, max_shard_bytes=50_000_000
+    )
+    # In a process of its own: the peak of this one has seen other tests.
+    script = (
+        'import sys, torch, transformers\n'
+        'from openvla_ros.model import OpenVLA\n'
+        'import openvla_ros.model.openvla\n'
+        'def status(key):\n'
+        '    lines = open("/proc/self/status").read().splitlines()\n'
+        '    return 1024 * int(next(l for l in lines if l.startswith(key)).split()[1])\n'
+        'before = status("VmRSS")\n'
+        'model = OpenVLA.from_pretrained(sys.argv[1])\n'
+        'print(status("VmHWM") - before, sum(p.nbytes for p in model.parameters()))\n'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    peak, weights = map(int, result.stdout.split())
+    assert weights > 150_000_000
+    # Python and torch themselves take some 30 MB more when they compute for the first time.
+    assert peak < 1.1 * weights + 40_000_000
