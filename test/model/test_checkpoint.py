@@ -265,5 +265,5 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
     )
     peak, weights = map(int, result.stdout.split())
     assert weights > 150_000_000
-    # Python and torch themselves take some 30 MB more when they compute for the first time.
-    assert peak < 1.1 * weights + 40_000_000
+    # The libraries take 80 MB more on first use, whatever the size; a second copy would be 177.
+    assert peak < 1.05 * weights + 110_000_000
