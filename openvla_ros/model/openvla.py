@@ -116,8 +116,10 @@ class OpenVLA(nn.Module):
         """
         parsed = OpenVLAConfig.from_dict(config)
         preprocessor = preprocessor or default_preprocessor(parsed)
-        model = cls(parsed, preprocessor, dtype=dtype, device=device, tokenizer=tokenizer)
+        # On the meta device first: torch's own initialisation of 7.5e9 weights would be discarded.
+        model = cls(parsed, preprocessor, dtype=dtype, device='meta', tokenizer=tokenizer)
         if torch.device(device).type != 'meta':
+            model.to_empty(device=device)
             model._reset_parameters(seed)
         return model
 
@@ -432,12 +434,8 @@ class OpenVLA(nn.Module):
     @torch.no_grad()
     def _reset_parameters(self, seed: int) -> None:
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        for module in (self.vision_backbone, self.projector):
-            for name, parameter in module.named_parameters():
-                if name.endswith(('weight', 'pos_embed', '_token')) and 'norm' not in name:
-                    parameter.normal_(0.0, 0.02, generator=generator)
-                elif name.endswith('bias'):
-                    parameter.zero_()
+        self.vision_backbone.reset_parameters(generator)
+        self.projector.reset_parameters(generator)
         self.language_model.reset_parameters(seed)
 
 

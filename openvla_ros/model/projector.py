@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,3 +27,12 @@ class Projector(nn.Module):
         """[B,P,vision_dim] -> [B,P,llm_dim]; the activation is the exact (erf) GELU."""
         x: Tensor = self.fc2(functional.gelu(self.fc1(features)))
         return x if self.fc3 is None else self.fc3(functional.gelu(x))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Fill as training from scratch starts: normal(0, 0.02), biases 0."""
+        for name, parameter in self.named_parameters():
+            if name.endswith('bias'):
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, 0.02, generator=generator)

@@ -8,7 +8,7 @@ Letters in shapes: B batch, S side of the image, P patches, C width of a tower.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,9 +96,9 @@ class Mlp(nn.Module):
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch."""
 
-    def __init__(self, width: int, start: float, **factory: Any) -> None:
+    def __init__(self, width: int, **factory: Any) -> None:
         super().__init__()
-        self.scale_factor = nn.Parameter(torch.full((width,), start, **factory))
+        self.scale_factor = nn.Parameter(torch.ones(width, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
         """[...,C] -> [...,C]."""
@@ -110,13 +110,13 @@ class Block(nn.Module):
 
     def __init__(self, config: TowerConfig, **factory: Any) -> None:
         super().__init__()
-        width, start = config.embed_dim, config.init_values
+        width, scaled = config.embed_dim, config.init_values is not None
         self.norm1 = nn.LayerNorm(width, eps=_EPS, **factory)
         self.attn = Attention(config, **factory)
         self.norm2 = nn.LayerNorm(width, eps=_EPS, **factory)
         self.mlp = Mlp(config, **factory)
-        self.ls1 = LayerScale(width, start, **factory) if start else nn.Identity()
-        self.ls2 = LayerScale(width, start, **factory) if start else nn.Identity()
+        self.ls1 = LayerScale(width, **factory) if scaled else nn.Identity()
+        self.ls2 = LayerScale(width, **factory) if scaled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,N,C] -> [B,N,C]."""
@@ -180,6 +180,20 @@ class VisionBackbone(nn.Module):
             return features
         first, second = pixel_values[:, :3], pixel_values[:, 3:]
         return torch.cat([self.featurizer(first), self.fused_featurizer(second)], dim=2)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Fill as training from scratch starts: normal(0, 0.02), biases 0, norms 1."""
+        for name, parameter in self.named_parameters():
+            if name.endswith('bias'):
+                parameter.zero_()
+            elif 'norm' in name:
+                parameter.fill_(1.0)
+            elif name.endswith('scale_factor'):
+                tower = self.get_submodule(name.split('.')[0])
+                parameter.fill_(cast('VisionTower', tower).config.init_values or 1.0)
+            else:
+                parameter.normal_(0.0, 0.02, generator=generator)
 
 
 def unused_shapes(config: TowerConfig) -> dict[str, tuple[int, ...]]:

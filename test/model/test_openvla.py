@@ -210,6 +210,20 @@ def test_the_seed_decides_the_random_weights():
     assert not torch.equal(first.logits(*inputs), other.logits(*inputs))
 
 
+def test_random_weights_start_as_training_from_scratch_does():
+    kwargs = [{'embed_dim': 32, 'depth': 2, 'num_heads': 2, 'init_values': 0.25}] * 2
+    model = OpenVLA.from_config(tiny_config(timm_model_kwargs=kwargs))
+    for name, parameter in model.named_parameters():
+        if name.endswith('bias'):
+            assert not parameter.any(), name
+        elif 'norm' in name:
+            assert (parameter == 1).all(), name
+        elif name.endswith('scale_factor'):
+            assert (parameter == 0.25).all(), name
+        elif parameter.numel() > 500:
+            assert 0.018 < parameter.std() < 0.022, name
+
+
 @pytest.mark.parametrize('max_shard_bytes', [5_000_000_000, 200_000])
 def test_what_is_saved_is_loaded_again_in_the_released_layout(tmp_path, max_shard_bytes):
     model = OpenVLA.from_config(tiny_config(), seed=3)
