@@ -9,6 +9,8 @@ INSTRUCTION ?=
 ARGS ?=
 PIP_ARGS ?=
 ENV := source scripts/env.sh &&
+# Processes that tests killed leave Fast DDS's shared memory behind.
+FREE_SHM := && status=0 || status=$$?; fastdds shm clean >/dev/null 2>&1 || true; exit $$status
 export INSTRUCTION
 
 help: ## this list
@@ -28,16 +30,18 @@ say: build ## publish INSTRUCTION="..." on /instruction while the demo runs
 	@$(ENV) exec python scripts/say.py "$$INSTRUCTION"
 
 test: lint ## everything but the long reliability runs
-	@$(ENV) python -m pytest $(ARGS)
+	@$(ENV) python -m pytest $(ARGS) $(FREE_SHM)
 
 test-fast: build ## without the tests marked slow
-	@$(ENV) python -m pytest -m 'not slow' $(ARGS)
+	@$(ENV) python -m pytest -m 'not slow' $(ARGS) $(FREE_SHM)
 
 lint: build ## ruff (format and lint), mypy, import contracts
-	@$(ENV) ruff format --check . && ruff check . && mypy && lint-imports
+	@$(ENV) status=0; for check in 'ruff format --check .' 'ruff check .' mypy lint-imports; do \
+		echo "== $$check"; $$check || status=1; done; exit $$status
 
-reliability: build ## the long runs: hours of simulated time, faults on purpose
-	@$(ENV) python -m pytest --timeout=3600 -m reliability $(ARGS)
+reliability: build ## the safety properties and injected faults, with fifty times the examples
+	@$(ENV) OPENVLA_ROS_PROPERTY_EFFORT=50 python -m pytest --timeout=3600 \
+		test/properties test/reliability $(ARGS) $(FREE_SHM)
 
 clean: ## remove what the build and the tests made; .venv stays (rm -rf .venv for that)
 	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
