@@ -32,7 +32,9 @@ from std_srvs.srv import SetBool
 
 from openvla_ros.core.resources import resource_path
 from openvla_ros.msg import PolicyAction, SafetyStatus
-from openvla_ros.nodes.conversions import rgb_from_message, seconds_from_time, twist_vector
+from openvla_ros.nodes.conversions import seconds_from_time
+from openvla_ros.nodes.marker_conversions import twist_vector
+from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.sim.tasks import understand
 
 DEFAULT_INSTRUCTION = 'move to the red block'

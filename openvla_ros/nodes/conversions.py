@@ -1,4 +1,8 @@
-"""Between ROS messages and the types of `core`: the one file that knows both."""
+"""Between ROS messages and the types of `core`: what every node needs.
+
+`policy_conversions.py` and `marker_conversions.py` hold what needs more than NumPy; no other file
+knows messages and core types both.
+"""
 
 import math
 from array import array
@@ -6,36 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, PoseStamped, Twist, TwistStamped
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import ColorRGBA
-from visualization_msgs.msg import Marker
+from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.core.admission import ActionInput
-from openvla_ros.core.camera_projection import CameraProjection
 from openvla_ros.core.clamp_status import ClampStatus
-from openvla_ros.core.image_encoding import (
-    LAYOUTS,
-    MAX_BYTES,
-    ImageRefused,
-    decode_compressed,
-    layout_refusal,
-    rgb_view,
-)
-from openvla_ros.core.image_monitor import Arrival
-from openvla_ros.core.policy import PolicyStep
 from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.safety_state import LATCHED, State
-from openvla_ros.core.scene_markers import LIFETIME_S, Shape
-from openvla_ros.core.situation import PoseView, SafetyView
 from openvla_ros.msg import PolicyAction, SafetyStatus
 
 # A frame name longer than this cannot be one of ours; it is cut before it is compared or logged.
-_LONGEST_NAME = 256
+LONGEST_NAME = 256
 
 
 def seconds_from_time(stamp: Time) -> float:
@@ -66,12 +54,12 @@ def action_input_from_message(message: PolicyAction, publisher_gid: str) -> Acti
     linear, angular = message.twist.linear, message.twist.angular
     return ActionInput(
         stamp_s=seconds_from_time(message.header.stamp),
-        frame_id=message.header.frame_id[:_LONGEST_NAME],
+        frame_id=message.header.frame_id[:LONGEST_NAME],
         sequence=int(message.sequence),
         step_s=float(message.step_s),
         twist=(linear.x, linear.y, linear.z, angular.x, angular.y, angular.z),
         gripper=float(message.gripper),
-        source_id=publisher_gid or message.source_id[:_LONGEST_NAME],
+        source_id=publisher_gid or message.source_id[:LONGEST_NAME],
     )
 
 
@@ -227,210 +215,3 @@ def joint_state_message(
     message.velocity = [float(value) for value in velocities]
     message.effort = [float(value) for value in efforts]
     return message
-
-
-# Markers and overlay ---------------------------------------------------------------------------
-
-
-def twist_vector(twist: Twist) -> NDArray[np.float64]:
-    """Return float64[6]: linear [m/s], then angular [rad/s]."""
-    linear, angular = twist.linear, twist.angular
-    return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
-
-
-def pose_view(pose: Pose) -> PoseView:
-    """Return a pose as the pictures take it."""
-    return PoseView(np.array(pose.position_m), np.array(pose.quaternion_xyzw))
-
-
-def safety_view_from_message(message: SafetyStatus) -> SafetyView:
-    """Return what a picture shows of the controller's status."""
-    commanded = twist_vector(message.commanded)
-    return SafetyView(
-        state=State(message.state).name,
-        sentence=message.sentence[:300],
-        linear_mps=commanded[:3],
-        angular_radps=commanded[3:],
-        gripper=message.gripper,
-        wall_distance_m=message.wall_distance_m,
-        box_lo_m=np.array(message.box_lo_m, np.float64),
-        box_hi_m=np.array(message.box_hi_m, np.float64),
-        frame_id=message.header.frame_id,
-    )
-
-
-def camera_projection_from_messages(info: CameraInfo, pose: Pose) -> CameraProjection:
-    """Return the projection of a camera at a pose in the base frame, or raise ValueError."""
-    return CameraProjection(
-        np.array(info.k, np.float64).reshape(3, 3),
-        np.array(pose.position_m),
-        np.array(pose.quaternion_xyzw),
-        int(info.width),
-        int(info.height),
-    )
-
-
-_MARKER_KINDS = {
-    'arrow': Marker.ARROW,
-    'line_list': Marker.LINE_LIST,
-    'line_strip': Marker.LINE_STRIP,
-    'cube': Marker.CUBE,
-    'sphere': Marker.SPHERE,
-    'text': Marker.TEXT_VIEW_FACING,
-}
-
-
-def marker_message(shape: Shape, frame_id: str, stamp: Time) -> Marker:
-    """Return a shape as a marker that vanishes when it is not renewed."""
-    marker = Marker(
-        ns=shape.namespace, id=shape.number, type=_MARKER_KINDS[shape.kind], action=Marker.ADD
-    )
-    marker.header.frame_id, marker.header.stamp = frame_id, stamp
-    marker.pose.orientation.w = 1.0
-    place, scale = marker.pose.position, marker.scale
-    place.x, place.y, place.z = (float(x) for x in shape.position_m)
-    scale.x, scale.y, scale.z = shape.scale_m
-    red, green, blue = (channel / 255.0 for channel in shape.colour)
-    marker.color = ColorRGBA(r=red, g=green, b=blue, a=shape.opacity)
-    marker.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in shape.points_m]
-    marker.text = shape.text
-    marker.lifetime = Duration(nanosec=int(LIFETIME_S * 1e9))
-    return marker
-
-
-# Policy ----------------------------------------------------------------------------------------
-
-
-def arrival_from_message(message: Image | CompressedImage) -> Arrival:
-    """Return what is known of an image before its pixels are touched."""
-    if isinstance(message, CompressedImage):
-        geometry = (0, 0, message.format[:_LONGEST_NAME])
-    else:
-        geometry = (message.width, message.height, message.encoding[:_LONGEST_NAME])
-    return Arrival(
-        stamp_s=seconds_from_time(message.header.stamp),
-        frame_id=message.header.frame_id[:_LONGEST_NAME],
-        geometry=geometry,
-    )
-
-
-def image_refusal(message: Image | CompressedImage) -> Refusal | None:
-    """Say why an image cannot be used, from its fields alone, or None."""
-    num_bytes = len(message.data)
-    if isinstance(message, CompressedImage):
-        kind = message.format[:_LONGEST_NAME]
-        if 0 < num_bytes <= MAX_BYTES and 'depth' not in kind.lower():
-            return None
-        return Refusal(
-            'IMAGE_MALFORMED',
-            f'the compressed image has {num_bytes} bytes and format {kind[:40]!a}, expected '
-            f'1 to {MAX_BYTES} bytes of JPEG or PNG colours',
-        )
-    return layout_refusal(
-        width=message.width,
-        height=message.height,
-        step=message.step,
-        num_bytes=num_bytes,
-        encoding=message.encoding,
-    )
-
-
-def rgb_from_message(message: Image | CompressedImage) -> NDArray[np.uint8]:
-    """Return the pixels uint8[H, W, 3], RGB, of an image that image_refusal found usable.
-
-    Raw images of the common encodings are views of the message; others need cv_bridge.
-
-    Raises:
-        ImageRefused: the content cannot be decoded, or cv_bridge is needed and not installed.
-    """
-    if isinstance(message, CompressedImage):
-        return decode_compressed(message.data)
-    if message.encoding in LAYOUTS:
-        return rgb_view(
-            message.data,
-            width=message.width,
-            height=message.height,
-            step=message.step,
-            encoding=message.encoding,
-            big_endian=bool(message.is_bigendian),
-        )
-    return _rgb_from_cv_bridge(message)
-
-
-def policy_action_message(
-    step: PolicyStep,
-    *,
-    stamp: Time,
-    frame_id: str,
-    sequence: int,
-    source_id: str,
-    instruction: str,
-    unnorm_key: str,
-) -> PolicyAction:
-    """Return what the policy decided as a message.
-
-    Args:
-        step: The decision.
-        stamp: Stamp of the image it was computed from.
-        frame_id: The robot's name of the displacement's frame.
-        sequence: Number of this action.
-        source_id: This start of the policy.
-        instruction: As the human wrote it.
-        unnorm_key: The dataset.
-    """
-    delta, predicted = step.delta, step.predicted
-    twist = delta.twist()
-    tokens = predicted.action_tokens
-    message = PolicyAction(
-        sequence=sequence,
-        step_s=delta.step_s,
-        twist=twist_message(twist[:3], twist[3:]),
-        gripper=float(delta.gripper),
-        source_id=source_id,
-        instruction=instruction,
-        unnorm_key=unnorm_key,
-        action_tokens=[] if tokens is None else [int(token) for token in tokens],
-        action=[float(value) for value in predicted.action],
-        inference_s=float(step.stage_s['inference']),
-    )
-    message.header.stamp, message.header.frame_id = stamp, frame_id
-    return message
-
-
-def is_moving(message: SafetyStatus) -> bool:
-    """Say whether a controller's status tells of an arm that is commanded to move."""
-    parts = (message.commanded.linear, message.commanded.angular)
-    return bool(message.state == SafetyStatus.ACTIVE) and any(
-        abs(value) > 1e-9 for part in parts for value in (part.x, part.y, part.z)
-    )
-
-
-def _rgb_from_cv_bridge(message: Image) -> NDArray[np.uint8]:
-    try:
-        from cv_bridge import CvBridge
-    except ImportError as error:
-        raise ImageRefused(
-            Refusal(
-                'IMAGE_ENCODING',
-                f'the image encoding {message.encoding!r} needs cv_bridge, which is not installed '
-                f'for this Python; install it or publish one of {", ".join(LAYOUTS)}',
-            )
-        ) from error
-    try:
-        rgb = np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8'))
-    except Exception as error:  # OpenCV raises its own kinds for what a message claims
-        raise ImageRefused(
-            Refusal(
-                'IMAGE_MALFORMED',
-                f'cv_bridge cannot convert the {message.encoding} image: {str(error)[:120]}',
-            )
-        ) from error
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ImageRefused(
-            Refusal(
-                'IMAGE_MALFORMED',
-                f'cv_bridge made {rgb.dtype}{list(rgb.shape)} of the {message.encoding} image, '
-                'expected uint8[H, W, 3]',
-            )
-        )
-    return rgb

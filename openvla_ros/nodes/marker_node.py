@@ -30,14 +30,12 @@ from openvla_ros.core.scene_markers import scene_markers
 from openvla_ros.core.situation import Situation
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.msg import PolicyAction, SafetyStatus
-from openvla_ros.nodes.conversions import (
+from openvla_ros.nodes.conversions import pose_from_message, rgb_image_message, seconds_from_time
+from openvla_ros.nodes.marker_conversions import (
     camera_projection_from_messages,
     marker_message,
-    pose_from_message,
     pose_view,
-    rgb_image_message,
     safety_view_from_message,
-    seconds_from_time,
     twist_vector,
 )
 from openvla_ros.nodes.parameters import declare, parameter

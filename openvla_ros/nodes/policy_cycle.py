@@ -18,7 +18,7 @@ from openvla_ros.core.policy import Policy, PolicyStep
 from openvla_ros.core.policy_gate import Assignment, PolicyGate
 from openvla_ros.core.policy_statistics import CAMERA_TO_PUBLISH
 from openvla_ros.core.refusal import Refusal
-from openvla_ros.nodes.conversions import rgb_from_message
+from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
 
 

@@ -28,15 +28,11 @@ from openvla_ros.core.policy_gate import PolicyGate
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.msg import SafetyStatus
-from openvla_ros.nodes.conversions import (
-    arrival_from_message,
-    image_refusal,
-    is_moving,
-)
 from openvla_ros.nodes.image_subscription import ImageSubscription
 from openvla_ros.nodes.inference_worker import InferenceWorker
 from openvla_ros.nodes.instruction_subscriptions import InstructionSubscriptions
 from openvla_ros.nodes.parameters import declare, sections_for_other_nodes
+from openvla_ros.nodes.policy_conversions import arrival_from_message, image_refusal, is_moving
 from openvla_ros.nodes.policy_cycle import Observation, PolicyCycle
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
 from openvla_ros.nodes.policy_parameters import PolicyParameters

@@ -10,7 +10,7 @@ from visualization_msgs.msg import Marker
 from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.scene_markers import Shape
 from openvla_ros.msg import SafetyStatus
-from openvla_ros.nodes.conversions import (
+from openvla_ros.nodes.marker_conversions import (
     camera_projection_from_messages,
     marker_message,
     safety_view_from_message,
