@@ -10,7 +10,6 @@ machine does meets all alike; how much that was is in the result.
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import tempfile
@@ -28,10 +27,17 @@ from benchmarks.conditions import conditions, output_argument, print_conditions,
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'test'))
 
-from harness.processes import Process, Processes  # noqa: E402  the harness of the tests
+from harness.processes import DeadlineError, Process, Processes  # noqa: E402  the harness of the tests
 
 PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
-PROFILES = {'default': None, 'shm': ROOT / 'config' / 'fastdds_shm.xml'}
+SHM_PROFILE = ROOT / 'config' / 'fastdds_shm.xml'
+#: Which processes get our profile; the others have Fast DDS's defaults.
+PROFILES: dict[str, tuple[str, ...]] = {
+    'default': (),
+    'shm': ('camera', 'policy', 'listener'),
+    'shm-camera-only': ('camera',),
+    'shm-policy-only': ('policy', 'listener'),
+}
 RELIABILITIES = ('reliable', 'best_effort')
 UNNORM_KEY = 'openvla_ros_demo'
 _LOADED = ('READY', 'NO_INSTRUCTION', 'NO_IMAGE', 'IMAGE_STALE')
@@ -45,7 +51,7 @@ class Case(NamedTuple):
 
     Attributes:
         backend: 'sleep' or 'checkpoint'.
-        profile: A key of PROFILES; of both camera and policy.
+        profile: A key of PROFILES.
         reliability: Of the camera; the policy follows it.
     """
 
@@ -77,14 +83,11 @@ def run_case(case: Case, arguments: argparse.Namespace, folder: Path) -> Window:
     """Start the processes, measure for a while, end them."""
     limit_s = _START_LIMIT_S + _SETTLE_S + arguments.seconds + 60.0
     with Processes(folder, deadline_s=limit_s) as processes:
-        profile = PROFILES[case.profile]
         processes.env.pop(PROFILE_VARIABLE, None)
-        if profile is not None:
-            processes.env[PROFILE_VARIABLE] = str(profile)
-        camera = _start(processes, 'camera', *_camera_arguments(case, arguments))
-        listener = _start(processes, 'listener')
+        camera = _start(processes, case, 'camera', *_camera_arguments(case, arguments))
+        listener = _start(processes, case, 'listener')
         file = folder / 'policy.npz'
-        policy = _start(processes, 'policy', *_policy_arguments(case, arguments, file))
+        policy = _start(processes, case, 'policy', *_policy_arguments(case, arguments, file))
         _wait_until(lambda: _code(listener) in _LOADED, policy)
         listener.call('instruct', text=_INSTRUCTION)
         time.sleep(_SETTLE_S)
@@ -143,9 +146,10 @@ def _policy_arguments(case: Case, arguments: argparse.Namespace, file: Path) -> 
         yield from ('-p', f'{name}:={value}')
 
 
-def _start(processes: Processes, role: str, *arguments: str) -> Process:
+def _start(processes: Processes, case: Case, role: str, *arguments: str) -> Process:
     argv = [sys.executable, '-m', 'benchmarks.ros_loop_actors', role, *arguments]
-    process = processes.start(role, argv)
+    ours = role in PROFILES[case.profile]
+    process = processes.start(role, argv, env={PROFILE_VARIABLE: str(SHM_PROFILE)} if ours else {})
     if role != 'policy':
         process.call('ping', deadline_s=30.0)
     return process
@@ -259,7 +263,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument('--camera-hz', type=float, default=30.0)
     parser.add_argument('--width', type=int, default=640)
     parser.add_argument('--height', type=int, default=480)
-    parser.add_argument('--profile', nargs='+', choices=list(PROFILES), default=list(PROFILES))
+    parser.add_argument('--profile', nargs='+', choices=list(PROFILES), default=['default', 'shm'])
     parser.add_argument(
         '--reliability', nargs='+', choices=RELIABILITIES, default=list(RELIABILITIES)
     )
@@ -291,8 +295,11 @@ def main() -> int:
     for number in range(arguments.rounds):
         for case in cases if number % 2 == 0 else reversed(cases):
             print(f'# round {number + 1} of {arguments.rounds}: {case}', flush=True)
-            with tempfile.TemporaryDirectory() as folder, contextlib.suppress(RuntimeError):
-                windows[case].append(run_case(case, arguments, Path(folder)))
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    windows[case].append(run_case(case, arguments, Path(folder)))
+            except (RuntimeError, DeadlineError) as error:
+                print(f'#   not measured: {error}', flush=True)
     rates = (arguments.policy_hz, arguments.camera_hz)
     summaries = {str(c): summarize(windows[c], *rates) for c in cases if windows[c]}
     print(table(summaries))
