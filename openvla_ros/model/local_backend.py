@@ -166,15 +166,16 @@ class LocalBackend:
             InstructionRefused: the instruction is too long for the network.
         """
         model, clock = self.model, _Stages(self.model.device)
+        # Nothing is kept from an action that fails.
+        draft, self._draft = self._draft, None
         input_ids = self._input_ids(instruction)
         with torch.inference_mode():
             pixel_values = self._pixel_values(image)
             clock.end('preprocess')
             embeds = model.embed(pixel_values, input_ids)
             clock.end('vision')
-            result = model.decode_embeds(embeds, self.stats.action_dim, draft=self._draft)
+            result = model.decode_embeds(embeds, self.stats.action_dim, draft=draft)
         clock.end('decode')
-        self._draft = None
         action_norm = decode_action_tokens(
             result.tokens, model.vocab_size, model.config.n_action_bins
         )
