@@ -36,6 +36,14 @@ def test_actions_equal_the_original_on_real_statistics(key, sequence):
     np.testing.assert_allclose(action, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize('key', VECTORS['unnormalise']['expected'])
+def test_neighbouring_tokens_are_one_step_of_the_grid_apart(key):
+    tokens = [[31800] * 7, [31801] * 7]
+    upper, lower = unnormalize_action(decode_action_tokens(tokens, 32000), real_stats(key))
+    expected = VECTORS['unnormalise']['expected'][key]['lsb']
+    np.testing.assert_allclose((upper - lower)[:6], expected, rtol=1e-9, atol=0)
+
+
 def test_a_published_output_of_the_real_model_is_reproduced():
     vector = VECTORS['jetson_ai_lab_step355_fp16']
     action = unnormalize_action(
