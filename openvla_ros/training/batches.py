@@ -13,7 +13,7 @@ from torch import Tensor
 from openvla_ros.sim.tasks import KINDS, PHRASINGS
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
 from openvla_ros.training.sentences import SentenceWriter
-from openvla_ros.training.sightings import SENTENCE
+from openvla_ros.training.sightings import question
 
 
 def all_instructions() -> list[str]:
@@ -107,9 +107,10 @@ class Demonstrations:
                 text = phrasings[rng.integers(len(phrasings))]
                 instructions.append(text.format(COLOUR_NAMES[colour]))
                 answers.append(writer.normalize(shard.actions[frame, kind, colour]))
-            for colour, place in _visible(shard, frame, find, rng):
-                instructions.append(SENTENCE.format(COLOUR_NAMES[colour]))
-                answers.append(np.concatenate([place, np.zeros(5)]))
+            for n, (colour, place) in enumerate(_visible(shard, frame, find, rng)):
+                text, answer = question(COLOUR_NAMES[colour], place, named=n % 2 == 0)
+                instructions.append(text)
+                answers.append(answer)
         written = writer.write(instructions, np.array(answers))
         shape = (len(rows), sentences_per_image + find, -1)
         return Batch(
@@ -131,15 +132,15 @@ def _choose(
 
 def _visible(
     shard: Frames, frame: int, count: int, rng: np.random.Generator
-) -> list[tuple[int, NDArray[np.float64]]]:
+) -> list[tuple[int, NDArray[np.float32]]]:
     """``count`` colours with their places; where none is to be seen, the middle for any."""
     assert shard.sightings is not None
     places = shard.sightings[frame]
     seen = [int(c) for c in rng.permutation(np.flatnonzero(~np.isnan(places[:, 0])))]
     chosen = (seen * count)[:count]
     if not chosen:
-        return [(0, np.zeros(2))] * count
-    return [(c, places[c].astype(np.float64)) for c in chosen]
+        return [(0, np.zeros(2, np.float32))] * count
+    return [(c, places[c]) for c in chosen]
 
 
 def pixel_values(images: Tensor, preprocessor: Mapping[str, Any]) -> Tensor:

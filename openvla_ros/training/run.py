@@ -3,15 +3,17 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from openvla_ros.core.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import PromptTokenizer
-from openvla_ros.training.batches import Demonstrations, all_instructions
+from openvla_ros.training.batches import Demonstrations, all_instructions, pixel_values
 from openvla_ros.training.cloning import Schedule, TrainingState
+from openvla_ros.training.demonstrations import read_shards
 from openvla_ros.training.sentences import SentenceWriter
-from openvla_ros.training.small_model import SmallModel, initialise
+from openvla_ros.training.small_model import SmallModel, initialise, whiten_patches
 from openvla_ros.training.statistics import dataset_statistics, write_statistics
 from openvla_ros.training.tokenizer import (
     build_tokenizer,
@@ -20,6 +22,7 @@ from openvla_ros.training.tokenizer import (
     unpadded_vocabulary_size,
 )
 
+_WHITENING_IMAGES = 300
 UNNORM_KEY = 'openvla_ros_demo'
 
 
@@ -72,7 +75,13 @@ class Run:
 
     def state(self, schedule: Schedule) -> TrainingState:
         """The state the run is in: saved, or new."""
-        state = TrainingState.start(self.new_model(schedule.seed), schedule)
+        model = self.new_model(schedule.seed)
+        if not self.state_path.exists():
+            shard = next(read_shards(self.shards()))
+            images = torch.from_numpy(np.array(shard.images[:_WHITENING_IMAGES]))
+            pixels = pixel_values(images, self.sizes.preprocessor_config())
+            whiten_patches(model, pixels, schedule.seed)
+        state = TrainingState.start(model, schedule)
         if self.state_path.exists():
             state.load(self.state_path)
         return state

@@ -2,8 +2,10 @@
 
 Learning what to do from a sentence, an image and an arm takes finding the named block first, and
 an action says little about where that was. So part of the training sentences ask for nothing but
-the block's place in the image, answered with the same action tokens: (along, down, 0, 0, 0, 0, 0).
-No such sentence is used at run time. The place is read off the pixels: blocks are the only
+blocks and places, answered with the same action tokens, in small steps: 'the red block' is answered
+(colour, along, down, 0, 0, 0, 0), so that the colour is said before it is looked for, and
+'over the block' (along, down, colour, 0, 0, 0, 0), any block, so that the colour must be read off
+the image. No such sentence is used at run time. Places come from the pixels: blocks are the only
 saturated things in these scenes.
 """
 
@@ -14,9 +16,24 @@ from numpy.typing import NDArray
 
 from openvla_ros.sim.scene import COLOURS, Rgb
 
-SENTENCE = 'find the {} block'
+FIND = 'the {} block'
+WHICH = 'over the block'
 _NEAR_HUE = 20.0 / 360.0
 _LEAST_PIXELS = 4
+
+
+def question(name: str, place: NDArray[np.float32], named: bool) -> tuple[str, NDArray[np.float64]]:
+    """A sentence about a block and its answer, float64[7] on [-1, 1].
+
+    Args:
+        name: The block's colour.
+        place: Where it is, a row of ``sightings``.
+        named: Whether the sentence names the colour, or the answer tells it.
+    """
+    code = np.linspace(-0.8, 0.8, len(COLOURS))[list(COLOURS).index(name)]
+    if named:
+        return FIND.format(name), np.array([code, *place, 0.0, 0.0, 0.0, 0.0])
+    return WHICH, np.array([*place, code, 0.0, 0.0, 0.0, 0.0])
 
 
 def sightings(

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.tokenizer import NUM_ACTION_BINS, PAD_TO_MULTIPLE_OF
 
+# Components weaker than this (pixels have variance about 1) are noise and stay quiet.
+_LEAST_VARIANCE = 0.05
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -113,6 +116,37 @@ def initialise(model: nn.Module, vocabulary_size: int, seed: int) -> None:
             actions = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
             smooth = _smooth_rows(parameter.shape[1], generator)
             parameter[actions] = smooth * parameter[actions].std()
+
+
+@torch.no_grad()
+def whiten_patches(model: OpenVLA, pixel_values: Tensor, seed: int) -> None:
+    """Start the patch embeddings as the principal components of real patches, all equally loud.
+
+    Most of what varies between patches is brightness; which colour something has is a hundredth
+    of it, and a network that starts with random filters takes long to hear it (Page et al. 2018
+    whiten the first layer for the same reason).
+
+    Args:
+        model: Initialised.
+        pixel_values: float32[N,6,S,S] of training images.
+        seed: Of the rotation of the second tower, so that the two do not start the same.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    towers = (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer)
+    for number, (tower, images) in enumerate(zip(towers, pixel_values.split(3, dim=1))):
+        assert tower is not None
+        filters, bias = tower.patch_embed.proj.weight, tower.patch_embed.proj.bias
+        assert bias is not None
+        side, width = filters.shape[-1], filters.shape[0]
+        patches = nn.functional.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh((patches - mean).T.cov().double())
+        loudest = vectors[:, -width:] / (values[-width:] + _LEAST_VARIANCE).sqrt()
+        if number:
+            random = torch.randn((width, width), generator=generator, dtype=torch.float64)
+            loudest = loudest @ torch.linalg.qr(random)[0]
+        filters.copy_(loudest.T.reshape(filters.shape))
+        bias.copy_(-(loudest.T @ mean.double()))
 
 
 def _smooth_rows(width: int, generator: torch.Generator) -> Tensor:
