@@ -37,8 +37,8 @@ ARGUMENTS = [
     (
         'quantization',
         'auto',
-        'weights in fewer bits; auto chooses by the free memory',
-        ['auto', 'none', 'int8', 'nf4'],
+        'weights in fewer bits, -all for the vision towers too; auto chooses by the free memory',
+        ['auto', 'none', 'int8', 'int8-all', 'nf4', 'nf4-double', 'nf4-all', 'nf4-double-all'],
     ),
     ('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'", None),
     ('image_topic', 'camera/image_raw', 'images of the camera', None),
