@@ -278,10 +278,12 @@ class PolicyGate:
         ages_s = (ros_now_s - assignment.stamp_s, now_s - assignment.arrived_s)
         if all(age_s <= self.max_observation_age_s for age_s in ages_s):
             return None
+        travelled_s = ages_s[0] - ages_s[1]
+        slow = 'the way from the camera' if travelled_s > ages_s[1] else 'the model'
         return Refusal(
             'LATE',
             f'the action came {max(ages_s):.2f} s after its image (allowed '
-            f'{self.max_observation_age_s:g} s) and was dropped; the model is too slow',
+            f'{self.max_observation_age_s:g} s) and was dropped; {slow} is too slow',
         )
 
     def _note_intake(self, intake: Intake) -> None:

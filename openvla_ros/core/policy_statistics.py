@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from openvla_ros.core.statistics_window import Counters, EventRate, SlidingValues
 
 CAMERA_TO_PUBLISH = 'camera_to_publish'
+IMAGE_AGE_AT_START = 'image_age_at_start'
 
 
 class PolicyStatistics:

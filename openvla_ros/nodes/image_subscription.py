@@ -1,5 +1,6 @@
 """The subscription to the camera: raw or compressed, with the reliability the camera offers."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,16 +9,25 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from openvla_ros.core.image_loss import WINDOW_S, ImageLoss
 from openvla_ros.core.refusal import Refusal
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
+    from rclpy.qos_event import (  # type: ignore[no-redef]
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 
 TOPIC = 'camera/image_raw'
 _FOLLOW_PERIOD_S = 0.5
 _SHOWN_PUBLISHERS = 4
+# Measured: it is the sender's shared memory that an image must fit into.
+_LOSS_ADVICE = (
+    "start the camera's driver with FASTDDS_DEFAULT_PROFILES_FILE set to config/fastdds_shm.xml, "
+    'or let it publish smaller or compressed images'
+)
 
 
 class ImageSubscription:
@@ -48,6 +58,7 @@ class ImageSubscription:
         self._on_image = on_image
         self._reliable = reliability != 'best_effort'
         self.publishers: list[str] = []
+        self.loss = ImageLoss()
         self._mismatch = False
         self._subscription = self._subscribe()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -68,16 +79,18 @@ class ImageSubscription:
                 f'{self.topic}: the camera publishes best effort and image_reliability is '
                 "reliable, so nothing arrives; set image_reliability to 'auto'",
             )
-        if refusal.code == 'IMAGE_STALE':
+        losing = self.loss.losing or (refusal.code == 'NO_IMAGE' and not self._reliable)
+        advice = f'large images are lost on the way; {_LOSS_ADVICE}'
+        if refusal.code == 'NO_IMAGE':
+            return Refusal(
+                'NO_IMAGE',
+                f'{self.topic}: {self.publishers[0]} publishes, but nothing arrives; '
+                f'{advice if losing else "is it the right topic?"}',
+            )
+        if not losing:
             return refusal
-        advice = (
-            'is it the right topic?'
-            if self._reliable
-            else 'large images are lost at best effort without config/fastdds_shm.xml'
-        )
         return Refusal(
-            'NO_IMAGE',
-            f'{self.topic}: {self.publishers[0]} publishes, but nothing arrives; {advice}',
+            'IMAGE_STALE', f'{self.topic}: {self.publishers[0]} publishes, but {advice}'
         )
 
     def follow_publisher(self) -> None:
@@ -90,6 +103,7 @@ class ImageSubscription:
             self.publishers = names
             self._tell_publishers(best_effort)
         self._mismatch = best_effort and not self._automatic and self._reliable
+        self._tell_loss()
         if self._automatic and infos and self._reliable == best_effort:
             self._reliable = not best_effort
             self._node.destroy_subscription(self._subscription)
@@ -104,10 +118,29 @@ class ImageSubscription:
             durability=DurabilityPolicy.VOLATILE,
         )
         # With a callback of our own rclpy does not log a warning that auto makes untrue at once.
-        events = SubscriptionEventCallbacks(incompatible_qos=lambda _: None)
+        callbacks = {'incompatible_qos': lambda _: None, 'message_lost': self._on_lost}
+        try:
+            return self._create(qos, SubscriptionEventCallbacks(**callbacks))
+        except UnsupportedEventTypeError:  # a middleware that does not count
+            del callbacks['message_lost']
+            return self._create(qos, SubscriptionEventCallbacks(**callbacks))
+
+    def _create(self, qos: QoSProfile, events: SubscriptionEventCallbacks) -> Any:
         return self._node.create_subscription(
             self._kind, self._name, self._on_image, qos, event_callbacks=events
         )
+
+    def _on_lost(self, info: Any) -> None:
+        self.loss.note(info.total_count_change, time.monotonic())
+
+    def _tell_loss(self) -> None:
+        if not self.loss.judge(time.monotonic()):
+            return
+        log = self._node.get_logger()
+        if self.loss.losing:
+            log.warning(f'{self.topic}: images are lost on the way; {_LOSS_ADVICE}')
+        else:
+            log.info(f'{self.topic}: no image was lost for {WINDOW_S:g} s')
 
     def _tell_publishers(self, best_effort: bool) -> None:
         log = self._node.get_logger()

@@ -16,7 +16,7 @@ from openvla_ros.core.inference import BackendUnavailable
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.policy import Policy, PolicyStep
 from openvla_ros.core.policy_gate import Assignment, PolicyGate
-from openvla_ros.core.policy_statistics import CAMERA_TO_PUBLISH
+from openvla_ros.core.policy_statistics import CAMERA_TO_PUBLISH, IMAGE_AGE_AT_START
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
@@ -53,6 +53,7 @@ class PolicyCycle:
         gate, assignment = self._gate, observation.assignment
         if gate.taken_up(assignment):
             policy.backend.reset()
+        image_age_s = self._ros_now_s() - assignment.stamp_s
         started_s = time.perf_counter()
         image = self._image(observation)
         if image is None:
@@ -69,7 +70,11 @@ class PolicyCycle:
             now_s=time.monotonic(),
             ros_now_s=self._ros_now_s(),
         )
-        stages = {'conversion': converted_s - started_s, **step.stage_s}
+        stages = {
+            IMAGE_AGE_AT_START: image_age_s,
+            'conversion': converted_s - started_s,
+            **step.stage_s,
+        }
         stages['publish'] = time.perf_counter() - computed_s
         if refusal is None:
             stages[CAMERA_TO_PUBLISH] = self._ros_now_s() - assignment.stamp_s
