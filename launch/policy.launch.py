@@ -1,5 +1,6 @@
 """Policy and controller for one robot. Nothing moves until an operator arms the controller."""
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
@@ -10,6 +11,7 @@ from launch.actions import (
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
+    SetEnvironmentVariable,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -76,7 +78,14 @@ def generate_launch_description():
         DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
         for name, default, text, choices in ARGUMENTS
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
+    return LaunchDescription([*arguments, _dds_profile(), OpaqueFunction(function=_start)])
+
+
+def _dds_profile():
+    """For all that is started here; a camera started elsewhere needs it too (see the file)."""
+    variable = 'FASTDDS_DEFAULT_PROFILES_FILE'
+    ours = Path(get_package_share_directory('openvla_ros')) / 'config' / 'fastdds_shm.xml'
+    return SetEnvironmentVariable(variable, os.environ.get(variable, str(ours)))
 
 
 def _start(context):
