@@ -303,6 +303,7 @@ class PolicyNode(Node):
             'unnorm_key': self.parameters.unnorm_key,
             'camera_topic': self._camera.topic,
             'camera_publishers': ' '.join(self._camera.publishers),
+            'camera_lost_images': str(self._camera.loss.total),
             'controller': 'heard' if heard else 'not heard, checks of a moving arm rest',
             'published_actions': str(self._outputs.sequence),
             'completed_inferences': str(self._worker.completed),
