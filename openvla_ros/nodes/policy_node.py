@@ -263,6 +263,10 @@ class PolicyNode(Node):
             return self._starting
         now_s = time.monotonic()
         refusal = self._gate.why_not(now_s)
+        if refusal is None and self._inference_s > self.parameters.max_observation_age_s:
+            return Refusal(
+                'INFERENCE_SLOW', 'one inference takes longer than its image is good for'
+            )
         if refusal is None:
             return Refusal(READY, 'actions are published')
         if refusal.code == 'NO_INSTRUCTION':

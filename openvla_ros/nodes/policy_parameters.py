@@ -17,6 +17,9 @@ class PolicyParameters:
     checkpoint: str = parameter(
         '', description='folder of the checkpoint, or its id on Hugging Face if already downloaded'
     )
+    revision: str = parameter(
+        '', description="commit of a checkpoint on Hugging Face; '' for the one already downloaded"
+    )
     adapter: str = parameter('', description='folder of a LoRA adapter for the checkpoint')
     device: str = parameter('auto', description="'auto', 'cpu', 'cuda' or 'cuda:N'")
     dtype: str = parameter(

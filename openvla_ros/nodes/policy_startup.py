@@ -20,6 +20,7 @@ LoadBackend = Callable[[PolicyParameters], InferenceBackend]
 
 Report = Callable[[Refusal], None]
 _RETRY_S = 1.0
+_SWITCH_INTERVAL_S = 2e-4
 
 
 def load_backend(parameters: PolicyParameters) -> InferenceBackend:
@@ -50,6 +51,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         device=parameters.device,
         quantization=parameters.quantization,
         adapter=parameters.adapter or None,
+        revision=parameters.revision or None,
         allow_download=parameters.allow_download,
         allow_slow=parameters.allow_slow,
     )
@@ -162,3 +164,6 @@ def _set_threads(num_threads: int) -> None:
     torch = sys.modules.get('torch')
     if torch is not None:
         torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 2) - 1))
+        # An eager network hands Python's lock to the executor between two of its thousands of
+        # small operations, and gets it back only after this interval.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -6,10 +6,14 @@ import sys
 import time
 
 import pytest
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from harness.policy_bench import KEY, Camera, Heard, PolicyBench
 from harness.processes import own_domain_id
+from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
+from std_srvs.srv import SetBool
 
+from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes import policy_node
 
 pytestmark = pytest.mark.ros
@@ -41,7 +45,7 @@ def last_line(process):
 
 
 def test_it_is_ready_only_after_loading_and_warming_up(bench):
-    bench.orders(load_s=0.5, delay_s=0.02)
+    bench.orders(load_s=2.5, delay_s=0.02)  # longer than discovery takes
     Camera(bench.node)
     bench.start_policy()
     bench.instruct('pick up the cube', latched=True)
@@ -256,29 +260,71 @@ def test_a_model_that_writes_no_actions_is_a_fault_that_stays(bench, orders, cod
 # --- two robots ----------------------------------------------------------------------------
 
 
-def test_two_robots_in_one_graph_do_not_hear_each_other(bench):
-    node, heard = bench.node, {}
-    for robot in ('left', 'right'):
-        Camera(node, f'{robot}/camera/image_raw')
-        heard[robot] = Heard(node, robot)
-        bench.start_policy(f'base_frame:={robot}_base', name=robot, ros=['-r', f'__ns:=/{robot}'])
-    texts = {r: node.create_publisher(String, f'{r}/instruction', 1) for r in heard}
-    for robot in heard:
-        bench.wait_code('NO_INSTRUCTION', 25.0, heard[robot])
-    texts['left'].publish(String(data='left task'))
-    bench.wait_actions(3, heard=heard['left'])
-    assert heard['right'].actions == []
-    assert heard['right'].code() == 'NO_INSTRUCTION'
-    texts['right'].publish(String(data='right task'))
-    bench.wait_actions(3, heard=heard['right'])
-    texts['left'].publish(String(data=''))
-    bench.wait_code('NO_INSTRUCTION', heard=heard['left'])
-    bench.wait_actions(2, heard=heard['right'])
-    for robot, record in heard.items():
-        messages = [m for _, m in record.actions]
-        assert {m.instruction for m in messages} == {f'{robot} task'}
-        assert {m.header.frame_id for m in messages} == {f'{robot}_base'}
+class Robot:
+    """An arm in a namespace: follows its controller's twists, tells its pose, has a camera."""
+
+    def __init__(self, node, namespace):
+        self.twists, self.states, self._node = [], [], node
+        self._position = [0.25, 0.0, 0.15]
+        self._poses = node.create_publisher(PoseStamped, f'{namespace}/ee_pose', 1)
+        self.camera = Camera(node, f'{namespace}/camera/image_raw')
+        self.heard = Heard(node, namespace)
+        self.texts = node.create_publisher(String, f'{namespace}/instruction', 1)
+        self.arming = node.create_client(SetBool, f'{namespace}/controller_node/arm')
+        controller = f'{namespace}/controller_node'
+        node.create_subscription(TwistStamped, f'{controller}/twist_cmd', self._follow, 1)
+        node.create_subscription(
+            SafetyStatus, f'{controller}/status', lambda m: self.states.append(m.state), 1
+        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(0.02, self._tell_pose, clock=steady)
+
+    def _follow(self, message):
+        v = message.twist.linear
+        self.twists.append((v.x, v.y, v.z))
+        self._position = [p + 0.02 * u for p, u in zip(self._position, self.twists[-1])]
+
+    def _tell_pose(self):
+        message = PoseStamped()
+        message.header.frame_id = 'base_link'
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        p = message.pose.position
+        p.x, p.y, p.z = self._position
+        message.pose.orientation.w = 1.0
+        self._poses.publish(message)
+
+
+def test_two_complete_robots_in_one_graph_move_only_when_their_own_operator_says_so(bench):
+    robots = {name: Robot(bench.node, name) for name in ('left', 'right')}
+    for name in robots:
+        space = ['-r', f'__ns:=/{name}']
+        bench.start_policy(name=f'{name}_policy', ros=space)
+        argv = [sys.executable, '-m', 'openvla_ros.nodes.controller_node', '--ros-args']
+        bench.processes.start(f'{name}_controller', [*argv, '-p', 'robot:=sim', *space])
+    left, right = robots['left'], robots['right']
+    for robot in robots.values():
+        bench.wait_code('NO_INSTRUCTION', 25.0, robot.heard)
+        robot.texts.publish(String(data='pick up the cube'))
+    for robot in robots.values():
+        bench.wait_actions(3, heard=robot.heard)
+
+    def armed():
+        future = left.arming.call_async(SetBool.Request(data=True))
+        bench.wait(future.done, 'an answer of the left controller')
+        return future.result().success
+
+    bench.wait(armed, 'the left arm armed', 15.0)
+    bench.wait(lambda: left.twists and left.twists[-1][0] > 0.03, 'the left arm moves')
+    bench.wait_actions(3, heard=right.heard)
+    assert set(right.states) == {SafetyStatus.DISARMED}
+    assert set(right.twists) == {(0.0, 0.0, 0.0)}
+    left.texts.publish(String(data=''))
+    bench.wait(lambda: left.states[-1] == SafetyStatus.HOLD, 'the left arm holds')
+    bench.wait_actions(2, heard=right.heard)
+    assert right.heard.code() == 'READY'
+    for name, robot in robots.items():
+        messages = [m for _, m in robot.heard.actions]
         assert len({m.source_id for m in messages}) == 1
-    assert heard['left'].actions[0][1].source_id != heard['right'].actions[0][1].source_id
-    assert {'left/policy_node: policy', 'right/policy_node: policy'} <= set(bench.diagnostics)
+        assert f'{name}/policy_node: policy' in bench.diagnostics
+    assert left.heard.actions[0][1].source_id != right.heard.actions[0][1].source_id
     assert bench.heard.actions == []

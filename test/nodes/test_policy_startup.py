@@ -1,0 +1,167 @@
+"""A policy starts only with plausible statistics and at the rate it was trained for."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.core.inference import BackendUnavailable, PredictedAction
+from openvla_ros.core.normalization import ActionStats
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.nodes.inference_worker import StartRefused
+from openvla_ros.nodes.policy_parameters import PolicyParameters
+from openvla_ros.nodes.policy_startup import load_backend, start_policy
+
+KEY = 'bridge_orig'
+PROFILE = load_dataset_profile(KEY)
+
+
+class Backend:
+    """A backend whose statistics reach ``metres`` and ``radians`` on every axis."""
+
+    description, image_size = 'fake', 32
+
+    def __init__(self, metres=0.03, radians=0.1, delay_s=0.0, away=0, key=KEY):
+        reach = np.array([metres] * 3 + [radians] * 3 + [1.0])
+        low = np.array([*(-reach[:6]), 0.0])
+        self.norm_stats = {key: ActionStats(low, reach, np.array([True] * 6 + [False]))}
+        self._delay_s, self.away = delay_s, away
+
+    def warm_up(self):
+        if self.away:
+            self.away -= 1
+            raise BackendUnavailable('server http://x cannot be reached')
+
+    def predict(self, image, instruction):
+        time.sleep(self._delay_s)
+        return PredictedAction(np.zeros(7))
+
+
+def start(backend, *, rate_hz=5.0, closing=None, **parameters):
+    given = PolicyParameters(unnorm_key=KEY, checkpoint='folder', **parameters)
+    load = backend if callable(backend) else lambda _: backend
+    said = []
+    policy = start_policy(given, PROFILE, rate_hz, load, said.append, closing or threading.Event())
+    return policy, [refusal.code for refusal in said]
+
+
+def refused(*args, **kwargs):
+    with pytest.raises(StartRefused) as refusal:
+        start(*args, **kwargs)
+    return refusal.value
+
+
+def test_it_says_what_it_does_and_returns_a_policy():
+    backend = Backend()
+    policy, said = start(backend)
+    assert policy.backend is backend
+    assert policy.profile is PROFILE
+    assert said == ['LOADING', 'WARMING_UP', 'WARMING_UP']
+
+
+@pytest.mark.parametrize(('metres', 'radians'), [(0.06, 0.1), (1.0, 0.1), (0.03, 0.5)])
+def test_implausible_statistics_are_refused_and_named(metres, radians):
+    refusal = refused(Backend(metres, radians))
+    assert (refusal.code, refusal.exit_code) == ('MODEL_REFUSED', 2)
+    assert f'{metres * 3**0.5:.3f} m and {radians * 3**0.5:.3f} rad' in str(refusal)
+    assert 'plausible_step_m' in str(refusal)
+
+
+def test_a_robot_with_longer_steps_says_so():
+    start(Backend(0.06, 0.5), plausible_step_m=0.2, plausible_step_rad=1.0)
+
+
+def test_a_checkpoint_without_statistics_of_this_dataset_is_refused_with_its_keys():
+    refusal = refused(Backend(key='other_robot'))
+    assert refusal.exit_code == 2
+    assert 'other_robot' in str(refusal)
+
+
+def test_a_model_that_is_too_slow_stays_to_say_which_rate_it_keeps():
+    refusal = refused(Backend(delay_s=0.02), rate_hz=100.0)
+    assert (refusal.code, refusal.exit_code) == ('TOO_SLOW', None)
+    assert 'allow_slow' in str(refusal)
+    start(Backend(delay_s=0.02), rate_hz=100.0, allow_slow=True)
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(monkeypatch):
+    monkeypatch.setattr('openvla_ros.nodes.policy_startup._RETRY_S', 0.01)
+    _, said = start(Backend(away=3))
+    assert said.count('SERVER_UNAVAILABLE') == 3
+
+
+def test_waiting_for_a_server_ends_with_the_node():
+    closing = threading.Event()
+    closing.set()
+    refusal = refused(Backend(away=10**9), closing=closing)
+    assert refusal.exit_code is None
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'exit_code'),
+    [
+        (ConfigError('bad\nfile'), 'MODEL_REFUSED', 2),
+        (FileNotFoundError('no file'), 'MODEL_REFUSED', 2),
+        (ModuleNotFoundError("No module named 'torch'"), 'NOT_INSTALLED', 2),
+        (BackendUnavailable('gone'), 'SERVER_UNAVAILABLE', 3),
+    ],
+)
+def test_what_fails_while_loading_is_one_sentence(error, code, exit_code):
+    def load(_):
+        raise error
+
+    refusal = refused(load)
+    assert (refusal.code, refusal.exit_code) == (code, exit_code)
+    assert '\n' not in str(refusal)
+
+
+@pytest.mark.parametrize('given', [{}, {'checkpoint': 'a', 'server_url': 'http://b:8000'}])
+def test_exactly_one_place_of_inference_is_asked_for(given):
+    with pytest.raises(ConfigError, match='exactly one'):
+        load_backend(PolicyParameters(unnorm_key=KEY, **given))
+
+
+def test_a_server_is_a_remote_backend_with_the_given_patience():
+    parameters = PolicyParameters(
+        unnorm_key=KEY, server_url='http://127.0.0.1:9', server_timeout_s=0.5
+    )
+    backend = load_backend(parameters)
+    with pytest.raises(BackendUnavailable):
+        backend.warm_up()
+    backend.close()
+
+
+def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch):
+    local_backend = pytest.importorskip('openvla_ros.model.local_backend')
+    seen = {}
+    monkeypatch.setattr(
+        local_backend,
+        'LocalBackend',
+        SimpleNamespace(load=lambda *args, **options: seen.update(options, args=args)),
+    )
+    load_backend(
+        PolicyParameters(
+            unnorm_key=KEY,
+            checkpoint='c',
+            adapter='a',
+            revision='r',
+            device='cpu',
+            dtype='float16',
+            quantization='nf4',
+            allow_download=True,
+            allow_slow=True,
+        )
+    )
+    assert seen == {
+        'args': ('c', KEY),
+        'adapter': 'a',
+        'revision': 'r',
+        'device': 'cpu',
+        'dtype': 'float16',
+        'quantization': 'nf4',
+        'allow_download': True,
+        'allow_slow': True,
+    }
