@@ -24,6 +24,7 @@ from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.config import named_dtype, read_json_object
 from openvla_ros.model.cuda_graphs import capture_graphs
+from openvla_ros.model.decoding import neutral_draft
 from openvla_ros.model.gpu_resize import DevicePreprocessor
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA
@@ -168,6 +169,9 @@ class LocalBackend:
         model, clock = self.model, _Stages(self.model.device)
         # Nothing is kept from an action that fails.
         draft, self._draft = self._draft, None
+        if draft is None and self._use_draft:
+            # Standing still, as good a guess as any and better than none.
+            draft = np.array(neutral_draft(self.stats.action_dim, model.vocab_size))
         input_ids = self._input_ids(instruction)
         with torch.inference_mode():
             pixel_values = self._pixel_values(image)
