@@ -11,6 +11,10 @@ BAD_OUTPUTS_LIMIT = 3
 BAD_OUTPUTS_WINDOW_S = 10.0
 """Three outputs that are no actions within this time are a fault, not an accident."""
 
+REVERSALS_LIMIT = 8
+REVERSALS_WINDOW = 10
+"""So many reversals among so many motions are an oscillation."""
+
 
 class ActionMonitor:
     """Watches the sequence of actions."""
@@ -23,6 +27,7 @@ class ActionMonitor:
         self._same = 0
         self._stuck = False
         self._direction: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+        self._reversed: collections.deque[bool] = collections.deque(maxlen=REVERSALS_WINDOW)
         self._bad_s: collections.deque[float] = collections.deque(maxlen=BAD_OUTPUTS_LIMIT)
 
     def judge(self, delta: EefDelta, *, moving: bool) -> Refusal | None:
@@ -62,14 +67,22 @@ class ActionMonitor:
             and 0.0 <= now_s - self._bad_s[0] <= BAD_OUTPUTS_WINDOW_S
         )
 
+    @property
+    def oscillating(self) -> bool:
+        """Whether nearly every one of the last motions was opposite to the one before."""
+        return sum(self._reversed) >= REVERSALS_LIMIT
+
     def forget(self) -> None:
         """Start anew with another instruction."""
+        self._reversed.clear()
         self._last, self._same, self._stuck, self._direction = b'', 0, False, None
 
     def _count_reversal(self, delta: EefDelta) -> None:
         if not delta.is_motion():
             return
         direction = delta.translation_m
-        if self._direction is not None and float(direction @ self._direction) < 0.0:
-            self.reversals += 1
+        if self._direction is not None:
+            reversed_now = float(direction @ self._direction) < 0.0
+            self.reversals += reversed_now
+            self._reversed.append(reversed_now)
         self._direction = direction

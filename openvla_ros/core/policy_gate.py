@@ -264,6 +264,11 @@ class PolicyGate:
         """How often the motion was opposite to the one before."""
         return self._trust.reversals
 
+    @property
+    def oscillating(self) -> bool:
+        """Whether nearly every one of the last motions was opposite to the one before."""
+        return self._trust.oscillating
+
     def _change_refusal(self, assignment: Assignment) -> Refusal | None:
         if assignment.identity == self._instruction.identity:
             return None

@@ -293,6 +293,10 @@ class PolicyNode(Node):
                     f'{publishers} publishers of {self._texts.topic}; the newest text wins'
                 )
             self._publishers_said = publishers
+            if self._gate.oscillating:
+                self._says.warn(
+                    'oscillating', 'the model reverses its motion at nearly every step'
+                )
             # Native code that keeps Python's lock stops this thread too; then only C can end it.
             if ready and not self.stop_requested:
                 faulthandler.dump_traceback_later(

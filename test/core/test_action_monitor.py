@@ -54,8 +54,12 @@ def test_three_bad_outputs_within_ten_seconds_are_too_many():
     assert monitor.bad_output(11.0)
 
 
-def test_reversals_are_counted():
+def test_reversals_are_counted_and_many_of_them_are_an_oscillation():
     monitor = ActionMonitor()
     for i in range(10):
         monitor.judge(delta(0.01 * (-1) ** i), moving=True)
     assert monitor.reversals == 9
+    assert monitor.oscillating
+    for _ in range(5):
+        monitor.judge(delta(), moving=True)
+    assert not monitor.oscillating
