@@ -315,6 +315,13 @@ def test_two_complete_robots_in_one_graph_move_only_when_their_own_operator_says
 
     bench.wait(armed, 'the left arm armed', 15.0)
     bench.wait(lambda: left.twists and left.twists[-1][0] > 0.03, 'the left arm moves')
+    # A silent camera: no image for 0.5 s, then the last action's time and the ramp to rest.
+    t_s = time.monotonic()
+    left.camera.content = None
+    bench.wait(lambda: left.states[-1] == SafetyStatus.HOLD and not any(left.twists[-1]), 'rest')
+    assert time.monotonic() - t_s < 0.5 + 0.2 + 0.415 + 0.5
+    left.camera.content = 'noise'
+    bench.wait(lambda: left.states[-1] == SafetyStatus.ACTIVE, 'motion without a call')
     bench.wait_actions(3, heard=right.heard)
     assert set(right.states) == {SafetyStatus.DISARMED}
     assert set(right.twists) == {(0.0, 0.0, 0.0)}
