@@ -4,7 +4,9 @@ A camera process publishes 640x480 rgb8 at 30 Hz; policy_node as shipped takes t
 the newest to its worker at every tick and publishes actions; a listener receives them. The model
 either sleeps (so that only ROS and the node cost anything) or is a checkpoint. Every combination
 of DDS profile and reliability runs in turn, then in the reverse order, so that what else the
-machine does meets all alike; how much that was is in the result.
+machine does meets all alike; how much that was is in the result. On a busy machine
+``chrt -r 10`` in front keeps most of it out (Linux gives every session its share, so that a
+better nice does not).
 
     source scripts/env.sh; python -m benchmarks.ros_loop
 """
@@ -41,6 +43,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
 RELIABILITIES = ('reliable', 'best_effort')
 UNNORM_KEY = 'openvla_ros_demo'
 _LOADED = ('READY', 'NO_INSTRUCTION', 'NO_IMAGE', 'IMAGE_STALE')
+_SCHEDULERS = {os.SCHED_OTHER: 'normal', os.SCHED_FIFO: 'fifo', os.SCHED_RR: 'round robin'}
 _START_LIMIT_S = 90.0
 _SETTLE_S = 1.5
 _INSTRUCTION = 'move to the red block'
@@ -288,7 +291,8 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
 def main() -> int:
     arguments = _arguments()
     found = conditions()
-    found |= {'nice': os.nice(0), 'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default')}
+    found['rmw'] = os.environ.get('RMW_IMPLEMENTATION', 'default')
+    found['scheduler'] = _SCHEDULERS.get(os.sched_getscheduler(0), 'other')
     print_conditions(found)
     cases = cases_of(arguments)
     windows: dict[Case, list[Window]] = defaultdict(list)
