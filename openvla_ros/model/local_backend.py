@@ -22,6 +22,7 @@ from openvla_ros.core.normalization import (
 )
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.compilation import compile_vision
 from openvla_ros.model.config import named_dtype, read_json_object
 from openvla_ros.model.cuda_graphs import capture_graphs
 from openvla_ros.model.decoding import neutral_draft
@@ -88,6 +89,7 @@ class LocalBackend:
         allow_slow: bool = False,
         use_draft: bool = True,
         use_graphs: bool = True,
+        compile_towers: bool = False,
         **options: Any,
     ) -> 'LocalBackend':
         """Load a checkpoint folder or hub id; arguments as in ``OpenVLA.from_pretrained``.
@@ -107,6 +109,7 @@ class LocalBackend:
             allow_slow: Load a model of billions of parameters on a CPU all the same.
             use_draft: See the class.
             use_graphs: On a GPU, run every stage as a CUDA graph.
+            compile_towers: Compile the vision part; not bit for bit, see ``model.compilation``.
             options: Further arguments of ``OpenVLA.from_pretrained``.
 
         Raises:
@@ -133,6 +136,8 @@ class LocalBackend:
             **options,
         )
         model.language_model.fuse()
+        if compile_towers:
+            compile_vision(model)
         if use_graphs and model.device.type == 'cuda':
             capture_graphs(model, norm_stats[key].action_dim)
         description = f'{path}' + (f' + {adapter}' if adapter else '')
