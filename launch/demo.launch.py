@@ -72,6 +72,7 @@ def generate_launch_description():
                 launch_arguments={
                     'robot': 'sim',
                     'unnorm_key': 'openvla_ros_demo',
+                    'allow_slow': 'true',  # nobody is hurt by this arm when it stops and goes
                     'camera_pose_topic': 'sim_node/camera_pose',
                     'checkpoint': LaunchConfiguration('checkpoint'),
                     'namespace': LaunchConfiguration('namespace'),

@@ -43,6 +43,7 @@ ARGUMENTS = [
         ['auto', 'none', 'int8', 'int8-all', 'nf4', 'nf4-double', 'nf4-all', 'nf4-double-all'],
     ),
     ('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'", None),
+    ('allow_slow', 'false', 'act although the network is too slow: stop and go', BOOLEANS),
     ('image_topic', 'camera/image_raw', 'images of the camera', None),
     (
         'image_transport',
@@ -52,6 +53,8 @@ ARGUMENTS = [
     ),
     ('camera_info_topic', 'camera/camera_info', 'its calibration, for the overlay', None),
     ('camera_pose_topic', 'camera/pose', 'its pose, for the overlay; TF where absent', None),
+    ('base_frame', 'base_link', "name of the robot's base frame", None),
+    ('ee_frame', 'ee_link', "name of the robot's end-effector frame", None),
     ('ee_pose_topic', 'ee_pose', 'pose of the end effector (PoseStamped), base frame', None),
     (
         'mode',
@@ -90,6 +93,7 @@ def _dds_profile():
 
 def _start(context):
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    slow = {'allow_slow': True} if given['allow_slow'] == 'true' else {}
     shadow = {'shadow': True} if given['mode'] == 'shadow' else {}
     policy = _node(
         given,
@@ -102,14 +106,17 @@ def _start(context):
             'quantization',
             'device',
             'image_transport',
+            'base_frame',
+            'ee_frame',
         ],
+        slow,
     )
     controller = _node(
         given, 'controller_node', ['robot'], shadow, respawn=True, respawn_delay=2.0
     )
     actions = [policy, controller, *_refusals(policy, controller)]
     if given['markers'] == 'true':
-        actions.append(_node(given, 'marker_node', []))
+        actions.append(_node(given, 'marker_node', ['base_frame', 'ee_frame']))
     if given['rviz'] == 'true':
         actions.append(_rviz(given))
     prefix = f'/{given["namespace"].strip("/")}'.rstrip('/')
