@@ -183,9 +183,12 @@ class PolicyBench:
         self.orders_file.with_suffix('.new').write_text(text)
         os.replace(self.orders_file.with_suffix('.new'), self.orders_file)
 
-    def start_policy(self, *parameters, name='policy', key=KEY, ros=()):
-        """Start a policy with the fake backend; parameters are 'name:=value'."""
-        given = [f'unnorm_key:={key}'] if key is not None else []
+    def start_policy(self, *parameters, name='policy', ros=(), allow_slow=True):
+        """Start a policy with the fake backend; parameters are 'name:=value'.
+
+        ``allow_slow`` because a loaded machine may be slow while the policy measures itself.
+        """
+        given = [f'unnorm_key:={KEY}', f'allow_slow:={str(allow_slow).lower()}']
         flags = [part for p in (*given, *parameters) for part in ('-p', p)]
         argv = [sys.executable, str(FAKE), '--ros-args', *flags, *ros]
         return self.processes.start(name, argv, env={'FAKE_BACKEND': str(self.orders_file)})

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import sys
 import time
 
@@ -25,6 +26,8 @@ from openvla_ros.training.tokenizer import (  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
+# Of no interest here is how fast a machine is that runs other tests as well.
+PATIENT = ('allow_slow:=true', 'max_observation_age_s:=5.0', 'hang_timeout_s:=30.0')
 SIZES = SmallModel(56, 32, 3, 2, 32, 64, 2, 2)
 REACH = [0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0]
 
@@ -61,7 +64,13 @@ def checkpoint(tmp_path_factory):
 
 
 def start(bench, checkpoint, *parameters):
-    given = (f'unnorm_key:={KEY}', f'checkpoint:={checkpoint}', 'device:=cpu', *parameters)
+    given = (
+        f'unnorm_key:={KEY}',
+        f'checkpoint:={checkpoint}',
+        'device:=cpu',
+        *PATIENT,
+        *parameters,
+    )
     flags = [part for parameter in given for part in ('-p', parameter)]
     argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args', *flags]
     return bench.processes.start('policy', argv)
@@ -113,3 +122,43 @@ def test_what_the_checkpoint_lacks_is_named(checkpoint, tmp_path):
         assert process.wait(50.0) == 2
         assert re.search('MODEL_REFUSED.*model.safetensors', process.log_text())
         assert 'Traceback' not in process.log_text()
+
+
+def test_a_server_s_network_acts_as_the_same_network_in_process(checkpoint, tmp_path):
+    pytest.importorskip('fastapi')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    policy = Policy(
+        LocalBackend.load(checkpoint, KEY, device='cpu', quantization=None),
+        load_dataset_profile(KEY),
+    )
+    with PolicyBench(tmp_path, deadline_s=90.0) as bench:
+        argv = [sys.executable, '-m', 'openvla_ros.serving', '--model', str(checkpoint)]
+        serve = [*argv, '--port', str(port), '--device', 'cpu']
+        camera = Camera(bench.node)
+        camera.content = 'frozen'
+        flags = [
+            f'unnorm_key:={KEY}',
+            f'server_url:=http://127.0.0.1:{port}',
+            'stuck_after:=0',
+            *PATIENT,
+        ]
+        argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args']
+        bench.processes.start('policy', [*argv, *(w for f in flags for w in ('-p', f))])
+        bench.wait_code('SERVER_UNAVAILABLE', 30.0)
+        bench.processes.start('server', serve)
+        bench.wait_code('NO_INSTRUCTION', 60.0)
+        bench.instruct('pick up the red block')
+        action = bench.wait_actions(2)[-1]
+        expected = policy.act(camera._pixels(), 'pick up the red block')
+        assert list(action.action_tokens) == expected.predicted.action_tokens.tolist()
+        np.testing.assert_allclose(action.action, expected.predicted.action)
+        bench.processes['server'].kill()
+        bench.wait_code('SERVER_UNAVAILABLE')
+        t_s = time.monotonic()
+        time.sleep(0.5)
+        assert bench.heard.actions_since(t_s) == []
+        bench.processes.start('server', serve)
+        bench.wait_code('READY', 60.0)
+        bench.wait_actions(1)
