@@ -36,7 +36,7 @@ __all__ = ['ActionInput', 'Clamp', 'ClampOutput', 'ClampStatus', 'Pose', 'Reply'
 LATE_TICKS = 3.0  # a tick later than this many periods makes every action stale
 STALLED_S = 0.5  # a control loop that stood still this long is a fault
 CLOCK_JUMP_S = 0.5  # ROS time against steady time
-POSE_SETTLE_S = 1.0  # no arming so soon after the pose jumped
+POSE_SETTLE_S = 1.0  # no reset and no arming so soon after the pose jumped
 _UNLIMITED = SpeedLimits((-math.inf,) * 3, (math.inf,) * 3, ())
 
 
@@ -472,7 +472,7 @@ class Clamp:
             return ['NO_POSE']
         if not self._pose.is_fresh(now_s):
             return ['POSE_STALE']
-        if 0.0 <= now_s - self._pose.jumped_s < POSE_SETTLE_S:
+        if self._has_just_jumped(now_s):
             return ['POSE_JUMPED']
         return [] if self._workspace.contains(measured.position_m) else ['OUTSIDE_BOX']
 
@@ -484,6 +484,8 @@ class Clamp:
             present.append('NO_ESTOP')
         if self._far_outside() and 'FAULT_POSE_OUTSIDE' not in present:
             present.append('FAULT_POSE_OUTSIDE')
+        if self._has_just_jumped(now_s) and 'FAULT_POSE_JUMP' not in present:
+            present.append('FAULT_POSE_JUMP')
         return present
 
     def _estop_alive(self, now_s: float) -> bool:
@@ -500,6 +502,9 @@ class Clamp:
     def _outside(self) -> bool:
         measured = self._pose.measured
         return measured is not None and not self._workspace.contains(measured.position_m)
+
+    def _has_just_jumped(self, now_s: float) -> bool:
+        return 0.0 <= now_s - self._pose.jumped_s < POSE_SETTLE_S
 
     def _far_outside(self) -> bool:
         measured = self._pose.measured

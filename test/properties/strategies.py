@@ -22,7 +22,7 @@ def examples(count: int) -> settings:
         deadline=None,
         derandomize=EFFORT < 1,
         database=None,
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, *((Phase.shrink,) if EFFORT >= 1 else ())),
         suppress_health_check=list(HealthCheck),
     )
 

@@ -184,3 +184,26 @@ def test_an_action_of_another_source_is_refused() -> None:
     """H40: a relay in front of the armed policy is another source."""
     r = moving()
     assert not r.act((0.1, 0.0, 0.0, 0.0, 0.0, 0.0), source_id='b' * 32).accepted
+
+
+@given(between(0.0, 0.5))
+@examples(60)
+def test_a_stamp_that_does_not_increase_is_refused_whatever_the_sequence(back_s: float) -> None:
+    """H39: an older image cannot be the newer action."""
+    r = moving()
+    stamp_s = r.ros_s
+    assert r.act((0.0,) * 6, stamp_s=stamp_s).accepted
+    r.ticks(10)
+    verdict = r.act((0.1, 0.0, 0.0, 0.0, 0.0, 0.0), stamp_s=stamp_s - back_s)
+    assert verdict.reason == 'STAMP_ORDER'
+
+
+def test_a_relay_that_stamps_the_last_action_anew_is_no_sign_of_life() -> None:
+    """H40: new stamps, the old sequence number."""
+    r = moving()
+    last = r.action((0.2, 0.0, 0.0, 0.0, 0.0, 0.0))
+    assert r.offer(last).accepted
+    for _ in range(40):
+        r.tick()
+        assert r.offer(rig.replace(last, stamp_s=r.ros_s)).reason in ('SEQUENCE', 'RATE')
+    assert not r.moving()

@@ -154,3 +154,19 @@ def test_a_wrong_stamp_or_step_length_is_refused_and_no_sign_of_life(
         r.tick()
     assert r.accepted_s == last_s
     assert not r.moving()
+
+
+@pytest.mark.parametrize('ahead_s', [0.1, 0.19, 1.0, 100.0, 1e18])
+def test_an_action_received_in_the_future_is_not_fresh(ahead_s: float) -> None:
+    """P14: 0 <= t - t_a on both sides; else one wild time keeps the arm moving for ever."""
+    r = moving()
+    r.clamp.offer(
+        r.action((0.2, 0.0, 0.0, 0.0, 0.0, 0.0)), now_s=r.now_s + ahead_s, ros_now_s=r.ros_s
+    )
+    r.accepted_s = r.now_s
+    if ahead_s < 0.2:  # later than that it is refused, because the pose is not fresh by then
+        r.tick()
+        assert r.state == rig.HOLD
+    r.ticks(40)
+    assert not r.moving()
+    assert r.state != rig.ACTIVE

@@ -10,7 +10,7 @@ from properties import rig
 from properties.strategies import between, directions, examples, play, profiles, streams, twists
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.core.workspace import braking_speed
+from openvla_ros.core.workspace import SpeedLimits, Wall, Workspace, braking_speed
 
 CORNERS = list(itertools.product((0.1, 0.45), (-0.25, 0.25), (0.0, 0.35)))
 FACES = [tuple(s if i == j else 0.0 for j in range(3)) for i in range(3) for s in (1.0, -1.0)]
@@ -253,3 +253,77 @@ def test_slides_along_a_wall_instead_of_sticking_to_it(p: rig.RobotProfile, stre
         r.ticks(round(0.2 / r.bounds.tau))
     play(r, stream[:1])
     assert r.travel[1] > 0.0 or r.position[1] > before
+
+
+@given(between(0.9, 1.05), st.integers(0, 4), directions)
+@examples(250)
+def test_an_arm_that_does_not_quite_do_what_it_is_told_stays_in_the_box(
+    gain: float, delay: int, direction: tuple
+) -> None:
+    """P4: the measured pose counts too, late as it is; the commanded one alone would drift out."""
+    r = rig.Rig(rig.profile(pose__latency_s=0.1))
+    r.gain = gain
+    r.pose_delay_ticks = delay
+    r.arm()
+    for _ in range(15):
+        r.act([0.25 * x for x in direction] + [0.0] * 3)
+        r.ticks(10)
+
+
+@given(st.integers(0, 2), st.booleans())
+@examples(12)
+def test_pushing_at_a_wall_stores_nothing(axis: int, high: bool) -> None:
+    """The way back begins at once: what the wall took away is gone and not still to be done."""
+    r = rig.Rig()
+    r.arm()
+    push = [0.0] * 6
+    push[axis] = 0.2 if high else -0.2
+    for _ in range(30):
+        r.act(push)
+        r.ticks(10)
+    assert r.speed() < 1e-3
+    before = r.position[axis]
+    back = [0.0] * 6
+    back[axis] = -push[axis] / 2
+    r.act(back)
+    r.ticks(12)
+    assert abs(r.position[axis] - before) == pytest.approx(0.02, rel=0.2)
+    assert 'BOX' not in r.out.status.reasons  # type: ignore[union-attr]
+
+
+@given(profiles(), between(1e-4, 0.3), between(0.8, 1.25), between(0.8, 1.25))
+@examples(600)
+def test_three_walls_at_once_never_ask_for_more_than_the_acceleration(
+    p: rig.RobotProfile, d: float, y: float, z: float
+) -> None:
+    """P11, P5: A_b = A / sqrt(3): moving into a corner at the limit, the next is in reach."""
+    walls, b = Workspace(p), rig.Bounds.of(p)
+    margin = p.workspace.margin_m
+    at = [h - margin - x for h, x in zip(b.hi, (d, d * y, d * z))]
+    allowed = walls.speed_limits(tuple(at), tuple(at), b.tau).hi
+    then = [x + v * b.tau for x, v in zip(at, allowed)]
+    next_allowed = walls.speed_limits(tuple(then), tuple(then), b.tau).hi
+    needed = math.dist(allowed, next_allowed)
+    assert needed <= b.a[rig.ACTIVE] * b.tau * rig.ROOM + 1e-12
+
+
+vectors = st.tuples(between(-0.3, 0.3), between(-0.3, 0.3), between(-0.3, 0.3))
+
+
+@given(
+    vectors,
+    st.tuples(between(0.0, 0.2), between(0.0, 0.2), between(0.0, 0.2)),
+    st.tuples(between(0.0, 0.2), between(0.0, 0.2), between(0.0, 0.2)),
+    st.lists(st.tuples(directions, between(0.0, 0.2)), max_size=4),
+)
+@examples(1500)
+def test_a_clipped_velocity_is_allowed_and_never_longer(
+    v: tuple, down: tuple, up: tuple, walls: list
+) -> None:
+    """P4: the set is an interval per axis and half-spaces; clipping ends inside it."""
+    limits = SpeedLimits(tuple(-x for x in down), up, tuple(Wall(n, s) for n, s in walls))
+    clipped = limits.clip(v)
+    assert all(-a - 1e-9 <= x <= b + 1e-9 for x, a, b in zip(clipped, down, up))
+    for normal, speed in walls:
+        assert sum(n * x for n, x in zip(normal, clipped)) <= speed + 1e-9
+    assert math.hypot(*clipped) <= math.hypot(*v) * rig.ROOM
