@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from openvla_ros.core.action_tokens import decode_action_tokens
 from openvla_ros.core.image import preprocess_image, resize_image
 from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.instruction import InstructionRefused, quoted
+from openvla_ros.core.instruction import MAX_TOKENS, InstructionRefused, quoted
 from openvla_ros.core.normalization import (
     STATISTICS_FILE,
     ActionStats,
@@ -70,6 +71,7 @@ class LocalBackend:
         self.image_size = model.image_spec.size
         self.description = description or f'OpenVLA, {model.dtype} on {model.device}'
         self._preprocess = DevicePreprocessor(model.image_spec, model.device, model.dtype)
+        self._prompt: tuple[str, torch.Tensor] | None = None
         self._use_draft = use_draft
         self._draft: NDArray[np.int64] | None = None
 
@@ -193,7 +195,7 @@ class LocalBackend:
         return PredictedAction(
             action=unnormalize_action(action_norm, self.stats),
             action_tokens=result.tokens,
-            stage_s=clock.stage_s,
+            stage_s=clock.stage_s(),
             num_passes=result.num_passes,
             min_margin=result.min_margin,
         )
@@ -221,6 +223,12 @@ class LocalBackend:
         return self._preprocess(image)
 
     def _input_ids(self, instruction: str) -> torch.Tensor:
+        """The prompt's ids where the network is; kept as long as the instruction stays."""
+        if self._prompt is None or self._prompt[0] != instruction:
+            self._prompt = instruction, self._tokenize(instruction)
+        return self._prompt[1]
+
+    def _tokenize(self, instruction: str) -> torch.Tensor:
         model = self.model
         assert model.tokenizer is not None
         input_ids = model.prompt_ids(
@@ -232,6 +240,13 @@ class LocalBackend:
                 f'the instruction {quoted(instruction)} takes {input_ids.shape[1]} tokens; with '
                 f'image and action that is {rows} of '
                 f'{model.config.text.max_position_embeddings} positions; shorten it'
+            )
+        template = model.prompt_ids(model.tokenizer(build_prompt('', model.config.prompt_family)))
+        own = input_ids.shape[1] - template.shape[1]
+        if own > MAX_TOKENS:
+            raise InstructionRefused(
+                f'the instruction {quoted(instruction)} takes {own} tokens, expected at most '
+                f'{MAX_TOKENS}; cut it to one short sentence'
             )
         return input_ids
 
@@ -258,16 +273,32 @@ def norm_stats_of(
 
 
 class _Stages:
-    """Wall time from one stage's end to the next; on a GPU each end waits for the device."""
+    """Time from one stage's end to the next: on the clock, or between events in a GPU's queue."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stage_s: dict[str, float] = {}
-        self._device = device
-        self._last_s = time.perf_counter()
+        self._on_gpu = device.type == 'cuda'
+        self._names: list[str] = []
+        self._marks: list[Any] = [self._mark()]
 
     def end(self, stage: str) -> None:
-        if self._device.type == 'cuda':
-            torch.cuda.synchronize(self._device)
-        now_s = time.perf_counter()
-        self.stage_s[stage] = now_s - self._last_s
-        self._last_s = now_s
+        """Note the end of a stage, without waiting for it."""
+        self._names.append(stage)
+        self._marks.append(self._mark())
+
+    def stage_s(self) -> dict[str, float]:
+        """Seconds by stage; call it once the last stage's results have been read."""
+        pairs = pairwise(self._marks)
+        if not self._on_gpu:
+            return {name: after - before for name, (before, after) in zip(self._names, pairs)}
+        self._marks[-1].synchronize()
+        return {
+            name: 1e-3 * before.elapsed_time(after)
+            for name, (before, after) in zip(self._names, pairs)
+        }
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
