@@ -17,9 +17,9 @@ def requirements(name: str) -> list[str]:
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """Return config/ and checkpoints/, for where core/resources.py finds them."""
+    """Return config/, checkpoints/ and msg/, for where core/resources.py finds them."""
     folders: dict[str, list[str]] = {}
-    for top in ('config', 'checkpoints'):
+    for top in ('config', 'checkpoints', 'msg'):
         for path in sorted((ROOT / top).rglob('*')):
             if path.is_file():
                 relative = path.relative_to(ROOT)
