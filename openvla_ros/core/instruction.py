@@ -7,6 +7,10 @@ from typing import Literal
 MAX_BYTES = 512
 """A sentence for a robot is far shorter; 10 MB of text passes DDS and must stop here."""
 
+MAX_TOKENS = 64
+"""Longest instruction in tokens; those of the training data are far shorter. The bytes above are
+checked on arrival, the tokens by whoever has the tokenizer."""
+
 _TEMPLATE_WORDS = ('In:', 'Out:', 'USER:', 'ASSISTANT:')
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>', '<PAD>')
 

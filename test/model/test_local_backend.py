@@ -75,6 +75,13 @@ def test_an_instruction_too_long_for_the_network_is_refused(backend):
         backend.predict(picture(1), 'pick up the block ' * 200)
 
 
+def test_an_instruction_of_more_than_64_tokens_is_refused(backend):
+    # One letter is one token of this tokenizer.
+    backend.predict(picture(1), 'x' * 60)
+    with pytest.raises(InstructionRefused, match='expected at most 64'):
+        backend.predict(picture(1), 'x' * 70)
+
+
 def test_the_model_input_is_what_the_network_sees(backend):
     seen = backend.model_input(picture(5))
     assert seen.shape == (backend.image_size, backend.image_size, 3)
