@@ -29,7 +29,10 @@ class NodeProcess:
     rest.
     """
 
-    def __init__(self, name: str, ros_args: Sequence[str], log_folder: Path) -> None:
+    def __init__(
+        self, name: str, ros_args: Sequence[str], log_folder: Path, command: Sequence[str] = ()
+    ) -> None:
+        """Start it; ``command`` is another module and its arguments to run in the node's place."""
         self.name = name
         self._log = log_folder / f'{name}.log'
         arguments = ['--ros-args', *ros_args] if ros_args else []
@@ -37,7 +40,8 @@ class NodeProcess:
             self._popen = subprocess.Popen(
                 [
                     *(sys.executable, '-c', _LEASH, str(os.getpid())),
-                    *(f'openvla_ros.nodes.{name}', *arguments),
+                    *(command or [f'openvla_ros.nodes.{name}']),
+                    *arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -127,9 +127,16 @@ class Operator(Node):
 class Graph:
     """The running nodes and the operator in front of them."""
 
-    def __init__(self, checkpoint: Path, limit_s: float, logs: Path) -> None:
-        """Start simulation and policy; the controller starts with each episode."""
+    def __init__(self, checkpoint: Path | None, limit_s: float, logs: Path) -> None:
+        """Start simulation and policy; the controller starts with each episode.
+
+        Args:
+            checkpoint: Of the policy; None lets the expert drive.
+            limit_s: Of each episode.
+            logs: Folder.
+        """
         self.interrupted = False
+        self._expert = checkpoint is None
         self._limit_s = limit_s
         self._logs = logs
         self._processes: dict[str, NodeProcess] = {}
@@ -137,7 +144,7 @@ class Graph:
         self._operator = Operator()
         self._executor.add_node(self._operator)
         policy = {
-            'checkpoint': checkpoint,
+            **({} if checkpoint is None else {'checkpoint': checkpoint}),
             'unnorm_key': UNNORM_KEY,
             'dtype': 'bfloat16',
             'quantization': 'none',
@@ -257,7 +264,9 @@ class Graph:
         arguments = [
             text for key, value in parameters.items() for text in ('-p', f'{key}:={value}')
         ]
-        self._processes[name] = NodeProcess(name, arguments, self._logs)
+        by_expert = self._expert and name != 'controller_node'
+        command = ['benchmarks.graph_expert', name] if by_expert else []
+        self._processes[name] = NodeProcess(name, arguments, self._logs, command)
 
     def _end(self, name: str) -> None:
         process = self._processes.pop(name, None)
@@ -355,12 +364,15 @@ def _try_twice(graph: Graph, kind: str, seed: int) -> GraphOutcome:
 def run_in_process(arguments: argparse.Namespace) -> Path:
     """Let the rollout try what it has not yet tried; returns its file of episodes."""
     folder = arguments.in_process or arguments.out / 'in_process'
+    module = ['openvla_ros.evaluation.rollout']
+    module += ['--checkpoint', str(arguments.checkpoint), '--precision', PRECISION]
+    module += ['--sheet-rows', '0']
     command = [
-        *(sys.executable, '-m', 'openvla_ros.evaluation.rollout'),
-        *('--checkpoint', str(arguments.checkpoint), '--precision', PRECISION),
+        *(sys.executable, '-m'),
+        *(['benchmarks.graph_expert', 'in_process'] if arguments.expert else module),
         *('--episodes', str(arguments.episodes), '--first-seed', str(arguments.first_seed)),
         *('--max-steps', str(arguments.max_steps), '--task', *arguments.task),
-        *('--sheet-rows', '0', '--out', str(folder)),
+        *('--out', str(folder)),
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return Path(folder) / 'episodes.jsonl'
@@ -382,10 +394,8 @@ def main() -> int:
     comparison = compare(
         read_graph(arguments.out / 'graph.jsonl'), read_in_process(episodes, PRECISION)
     )
-    weights = (arguments.checkpoint / 'model.safetensors').read_bytes()
     comparison |= {
-        'checkpoint': arguments.checkpoint.name,
-        'weights_sha256': hashlib.sha256(weights).hexdigest()[:16],
+        **_what_drove(arguments.checkpoint),
         'max_steps': arguments.max_steps,
         'load_1min': round(os.getloadavg()[0], 2),
         'cores': os.cpu_count(),
@@ -396,10 +406,18 @@ def main() -> int:
     return 0
 
 
+def _what_drove(checkpoint: Path | None) -> dict[str, str]:
+    if checkpoint is None:
+        return {'policy': 'scripted expert'}
+    weights = (checkpoint / 'model.safetensors').read_bytes()
+    return {'policy': checkpoint.name, 'weights_sha256': hashlib.sha256(weights).hexdigest()[:16]}
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add('--checkpoint', type=Path, help='folder; default: the shipped one')
+    add('--expert', action='store_true', help='the scripted expert instead of a network')
     add('--episodes', type=int, default=20, help='held-out scenes per task')
     add('--first-seed', type=int, default=0, help='seed of the first scene')
     add('--task', nargs='+', default=list(KINDS), choices=KINDS)
@@ -407,7 +425,8 @@ def _arguments() -> argparse.Namespace:
     add('--in-process', type=Path, help='folder of a rollout of the same checkpoint to continue')
     add('--out', type=Path, default=Path('out/graph_rollout'), help='folder for results and logs')
     arguments = parser.parse_args()
-    arguments.checkpoint = arguments.checkpoint or resource_path('checkpoints/demo')
+    if not arguments.expert:
+        arguments.checkpoint = arguments.checkpoint or resource_path('checkpoints/demo')
     return arguments
 
 
