@@ -134,15 +134,16 @@ def preprocess_image(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.fl
         ValueError: the image has another shape or dtype.
     """
     pixel_values = np.empty((spec.channels, spec.size, spec.size), np.float32)
-    resized: dict[str, NDArray[np.uint8]] = {}
+    planes: dict[str, NDArray[np.intp]] = {}
     for i, tower in enumerate(spec.towers):
         # Towers of one size and filter, the usual case, share one resize.
-        if tower.interpolation not in resized:
-            resized[tower.interpolation] = resize_image(image, spec, i)
-        levels = resized[tower.interpolation]
+        if tower.interpolation not in planes:
+            levels = resize_image(image, spec, i).transpose(2, 0, 1)
+            planes[tower.interpolation] = levels.astype(np.intp)
         table = _normalisation_table(tower.mean, tower.std)
-        for channel in range(3):
-            pixel_values[3 * i + channel] = table[channel][levels[:, :, channel]]
+        for channel, plane in enumerate(planes[tower.interpolation]):
+            # 'clip' only because numpy would otherwise buffer the output; levels fit the table.
+            table[channel].take(plane, out=pixel_values[3 * i + channel], mode='clip')
     return pixel_values
 
 
