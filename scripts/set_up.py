@@ -7,6 +7,7 @@ Standard library only: it runs before the venv exists.
 """
 
 import argparse
+import contextlib
 import csv
 import fcntl
 import hashlib
@@ -24,6 +25,7 @@ PYTHON = VENV / 'bin' / 'python'
 STAMP = VENV / 'openvla_ros_set_up.txt'
 REQUIREMENTS = ROOT / 'requirements'
 LEAST_FREE_GB = 4.0
+APT_TIMEOUT_S = 300.0
 EGL_PACKAGES = ('libegl1', 'libgl1-mesa-dri')
 
 # The ROS wheels start Python twice to set LD_LIBRARY_PATH; nothing run from here needs it.
@@ -171,12 +173,9 @@ def ensure_offscreen_opengl() -> None:
     packages = ' '.join(EGL_PACKAGES)
     if os.geteuid() == 0 and shutil.which('apt-get'):
         print(f'no offscreen OpenGL here; installing {packages} with apt')
-        environment = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
-        subprocess.run(['apt-get', 'update', '-q'], env=environment)
-        subprocess.run(
-            ['apt-get', 'install', '-y', '-q', '--no-install-recommends', *EGL_PACKAGES],
-            env=environment,
-        )
+        install = ('install', '-y', '-q', '--no-upgrade', '--no-install-recommends')
+        for arguments in (('update', '-q'), (*install, *EGL_PACKAGES)):
+            _apt_get(*arguments)
         if _can_render('egl'):
             return
     raise SetUpError(
@@ -282,6 +281,13 @@ def _python_include_folders() -> tuple[str, str]:
             'Fedora: dnf install python3-devel)'
         )
     return python_include, _ask_venv('__import__("numpy").get_include()')
+
+
+def _apt_get(*arguments: str) -> None:
+    """Run apt-get; whether it helped is seen afterwards."""
+    environment = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(['apt-get', *arguments], env=environment, timeout=APT_TIMEOUT_S)
 
 
 def _can_render(backend: str) -> bool:

@@ -139,3 +139,23 @@ def test_requirements_are_pinned_and_say_why():
             assert '==' in line, f'{path.name}: {line}'
             if path.name != 'constraints.txt' and 'python_version <' not in line:
                 assert '  # ' in line, f'{path.name}: {line}'
+
+
+@pytest.mark.parametrize('root', [True, False])
+def test_a_missing_opengl_is_installed_as_root_and_named_otherwise(
+    set_up, tmp_path, monkeypatch, root
+):
+    apt = tmp_path / 'apt-get'
+    apt.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    apt.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setattr(set_up.os, 'geteuid', lambda: 0 if root else 1000)
+    asked = tmp_path / 'asked'
+    monkeypatch.setattr(set_up, '_can_render', lambda backend: backend == 'egl' and asked.exists())
+    if root:
+        set_up.ensure_offscreen_opengl()
+        assert 'libegl1 libgl1-mesa-dri' in asked.read_text()
+    else:
+        with pytest.raises(set_up.SetUpError, match='apt install libegl1 libgl1-mesa-dri'):
+            set_up.ensure_offscreen_opengl()
+        assert not asked.exists()
