@@ -108,7 +108,7 @@ class Demonstrations:
                 instructions.append(text.format(COLOUR_NAMES[colour]))
                 answers.append(writer.normalize(shard.actions[frame, kind, colour]))
             for n, (colour, place) in enumerate(_visible(shard, frame, find, rng)):
-                text, answer = question(COLOUR_NAMES[colour], place, named=n % 2 == 0)
+                text, answer = question(COLOUR_NAMES[colour], place, n and int(rng.integers(1, 3)))
                 instructions.append(text)
                 answers.append(answer)
         written = writer.write(instructions, np.array(answers))

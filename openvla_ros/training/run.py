@@ -13,7 +13,7 @@ from openvla_ros.training.batches import Demonstrations, all_instructions, pixel
 from openvla_ros.training.cloning import Schedule, TrainingState
 from openvla_ros.training.demonstrations import read_shards
 from openvla_ros.training.sentences import SentenceWriter
-from openvla_ros.training.small_model import SmallModel, initialise, whiten_patches
+from openvla_ros.training.small_model import SmallModel, initialise, standardise_projector, whiten_patches
 from openvla_ros.training.statistics import dataset_statistics, write_statistics
 from openvla_ros.training.tokenizer import (
     build_tokenizer,
@@ -81,6 +81,7 @@ class Run:
             images = torch.from_numpy(np.array(shard.images[:_WHITENING_IMAGES]))
             pixels = pixel_values(images, self.sizes.preprocessor_config())
             whiten_patches(model, pixels, schedule.seed)
+            standardise_projector(model, pixels[:64])
         state = TrainingState.start(model, schedule)
         if self.state_path.exists():
             state.load(self.state_path)
@@ -105,4 +106,6 @@ class Run:
         model.to(torch.bfloat16).save_pretrained(target)
         for name in (STATISTICS_FILE, 'tokenizer.json', 'tokenizer_config.json'):
             shutil.copyfile(self.folder / name, target / name)
+        for file in target.iterdir():
+            file.chmod(0o644)
         return target

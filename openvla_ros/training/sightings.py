@@ -3,9 +3,9 @@
 Learning what to do from a sentence, an image and an arm takes finding the named block first, and
 an action says little about where that was. So part of the training sentences ask for nothing but
 blocks and places, answered with the same action tokens, in small steps: 'the red block' is answered
-(colour, along, down, 0, 0, 0, 0), so that the colour is said before it is looked for, and
+(colour, along, down, 0, 0, 0, 0), so that the colour is said before it is looked for;
 'over the block' (along, down, colour, 0, 0, 0, 0), any block, so that the colour must be read off
-the image. No such sentence is used at run time. Places come from the pixels: blocks are the only
+the image; and 'over the red block' (along, down, 0, 0, 0, 0, 0), which takes both at once. No such sentence is used at run time. Places come from the pixels: blocks are the only
 saturated things in these scenes.
 """
 
@@ -15,25 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.sim.scene import COLOURS, Rgb
+from openvla_ros.training.sentences import on_grid
 
 FIND = 'the {} block'
 WHICH = 'over the block'
+DIRECT = 'over the {} block'
 _NEAR_HUE = 20.0 / 360.0
 _LEAST_PIXELS = 4
 
 
-def question(name: str, place: NDArray[np.float32], named: bool) -> tuple[str, NDArray[np.float64]]:
+def question(
+    name: str, place: NDArray[np.float32], which: int
+) -> tuple[str, NDArray[np.float64]]:
     """A sentence about a block and its answer, float64[7] on [-1, 1].
 
     Args:
         name: The block's colour.
         place: Where it is, a row of ``sightings``.
-        named: Whether the sentence names the colour, or the answer tells it.
+        which: 0, 1 or 2: both at once, colour first, or any block.
     """
-    code = np.linspace(-0.8, 0.8, len(COLOURS))[list(COLOURS).index(name)]
-    if named:
-        return FIND.format(name), np.array([code, *place, 0.0, 0.0, 0.0, 0.0])
-    return WHICH, np.array([*place, code, 0.0, 0.0, 0.0, 0.0])
+    along, down = on_grid(place)
+    code = np.linspace(-1.0, 1.0, len(COLOURS))[list(COLOURS).index(name)]
+    if which == 0:
+        return DIRECT.format(name), np.array([along, down, 0.0, 0.0, 0.0, 0.0, 0.0])
+    if which == 1:
+        return FIND.format(name), np.array([code, along, down, 0.0, 0.0, 0.0, 0.0])
+    return WHICH, np.array([along, down, code, 0.0, 0.0, 0.0, 0.0])
 
 
 def sightings(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.tokenizer import NUM_ACTION_BINS, PAD_TO_MULTIPLE_OF
 
+# What adds to the residual stream starts small.
+_RESIDUAL = ('attn.proj.weight', 'fc2.weight', 'o_proj.weight', 'down_proj.weight')
 # Components weaker than this (pixels have variance about 1) are noise and stay quiet.
 _LEAST_VARIANCE = 0.05
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -107,15 +109,36 @@ def initialise(model: nn.Module, vocabulary_size: int, seed: int) -> None:
         elif name.endswith('bias'):
             parameter.zero_()
         elif 'embed_tokens' in name or name.endswith(('cls_token', 'reg_token')):
-            parameter.normal_(0.0, 0.5 if 'embed_tokens' in name else 0.02, generator=generator)
+            parameter.normal_(0.0, 1.0 if 'embed_tokens' in name else 0.02, generator=generator)
         else:
             rows, columns = parameter.shape[0], parameter[0].numel()
             parameter.normal_(0.0, (2.0 / (rows + columns)) ** 0.5, generator=generator)
+            if name.endswith(_RESIDUAL):
+                parameter.mul_(0.3)
     for name, parameter in model.named_parameters():
         if name.endswith(('embed_tokens.weight', 'lm_head.weight')):
             actions = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
             smooth = _smooth_rows(parameter.shape[1], generator)
             parameter[actions] = smooth * parameter[actions].std()
+
+
+@torch.no_grad()
+def standardise_projector(model: OpenVLA, pixel_values: Tensor) -> None:
+    """Scale and shift each projector layer so that its outputs have mean 0 and variance 1.
+
+    Measured on training images (Salimans and Kingma 2016): patches then enter the language model
+    as large as words do, and as different from each other.
+    """
+    x = model.vision_features(pixel_values)
+    projector = model.projector
+    for number, layer in enumerate((projector.fc1, projector.fc2, projector.fc3)):
+        assert layer is not None
+        x = nn.functional.gelu(x) if number else x
+        out = layer(x).flatten(0, 1)
+        scale = 1.0 / out.std(0)
+        layer.weight.mul_(scale[:, None])
+        layer.bias.copy_(-out.mean(0) * scale)
+        x = layer(x)
 
 
 @torch.no_grad()
