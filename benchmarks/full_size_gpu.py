@@ -72,8 +72,13 @@ def percentiles(action: Callable[[int], Any], repeats: int) -> dict[str, Any]:
     return {'p50_ms': p50, 'p90_ms': p90, 'p99_ms': p99, 'max_ms': worst, 'mean_passes': mean}
 
 
-def make_baseline(model: OpenVLA) -> Callable[[], Any]:
-    """LlamaForCausalLM of transformers on the very same weights, behind our towers run eagerly."""
+def make_baseline(model: OpenVLA, pixels: torch.Tensor) -> Callable[[], Any]:
+    """LlamaForCausalLM of transformers on the very same weights, behind our towers run eagerly.
+
+    Args:
+        model: Whose weights are shared.
+        pixels: [1, 6, S, S] on its device.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     text = model.config.text
@@ -81,18 +86,21 @@ def make_baseline(model: OpenVLA) -> Callable[[], Any]:
         oracle = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=text.vocab_size,
+                hidden_size=text.hidden_size,
+                intermediate_size=text.intermediate_size,
+                num_hidden_layers=text.num_hidden_layers,
+                num_attention_heads=text.num_attention_heads,
+                num_key_value_heads=text.num_key_value_heads,
                 max_position_embeddings=text.max_position_embeddings,
                 rms_norm_eps=text.rms_norm_eps,
                 attn_implementation='sdpa',
             )
         ).to(model.dtype)
     oracle.load_state_dict(model.language_model.state_dict(), assign=True)
-    rotary = type(oracle.model.rotary_emb)(oracle.config, device=model.device)
+    rotary = type(oracle.model.rotary_emb)(oracle.config).to(model.device)
     oracle.model.rotary_emb = rotary
     oracle.eval()
     ids = torch.tensor([PROMPT_IDS], device=model.device)
-    size = model.image_spec.size
-    pixels = torch.zeros(1, 6, size, size, device=model.device, dtype=model.dtype)
 
     def act() -> Any:
         with torch.inference_mode():
@@ -124,7 +132,12 @@ def main() -> None:
         parser.exit(2, 'no CUDA device: this benchmark has not been run\n')
     started = time.perf_counter()
     model = build('cuda')
-    baseline = None if arguments.quantization else make_baseline(model)
+    baseline = None
+    if not arguments.quantization:
+        size = model.image_spec.size
+        baseline = make_baseline(
+            model, torch.zeros(1, 6, size, size).to(model.device, model.dtype)
+        )
     if arguments.quantization:
         quantize(model, arguments.quantization)
     graphs = not arguments.eager and capture_graphs(model, NUM_TOKENS)
