@@ -13,6 +13,7 @@ better nice does not).
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -103,8 +104,11 @@ def run_case(case: Case, arguments: argparse.Namespace, folder: Path) -> Window:
         status = listener.call('status', deadline_s=30.0)
         sent, publish_ns = (np.array(row, np.int64) for row in camera.call('sent'))
         actions = np.array(listener.call('actions'), np.int64).reshape(-1, 2)
-        policy.signal(2)
-        policy.wait(20.0)
+        # Killed ones would leave their shared memory behind.
+        for process in running.values():
+            process.signal(signal.SIGINT)
+        for process in running.values():
+            process.wait(20.0)
     spent = {name: after[name] - before[name] for name in running}
     found = np.load(file)
 
