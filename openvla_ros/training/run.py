@@ -13,7 +13,12 @@ from openvla_ros.training.batches import Demonstrations, all_instructions, pixel
 from openvla_ros.training.cloning import Schedule, TrainingState
 from openvla_ros.training.demonstrations import read_shards
 from openvla_ros.training.sentences import SentenceWriter
-from openvla_ros.training.small_model import SmallModel, initialise, standardise_projector, whiten_patches
+from openvla_ros.training.small_model import (
+    SmallModel,
+    initialise,
+    standardise_projector,
+    whiten_patches,
+)
 from openvla_ros.training.statistics import dataset_statistics, write_statistics
 from openvla_ros.training.tokenizer import (
     build_tokenizer,

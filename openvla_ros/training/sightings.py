@@ -24,9 +24,7 @@ _NEAR_HUE = 20.0 / 360.0
 _LEAST_PIXELS = 4
 
 
-def question(
-    name: str, place: NDArray[np.float32], which: int
-) -> tuple[str, NDArray[np.float64]]:
+def question(name: str, place: NDArray[np.float32], which: int) -> tuple[str, NDArray[np.float64]]:
     """A sentence about a block and its answer, float64[7] on [-1, 1].
 
     Args:
