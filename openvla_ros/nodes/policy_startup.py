@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from openvla_ros.core.dataset_profile import DatasetProfile, step_envelope
 from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
@@ -42,6 +43,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         return RemoteBackend(
             parameters.server_url, parameters.unnorm_key, timeout_s=parameters.server_timeout_s
         )
+    _check_folder(parameters.checkpoint)
     from openvla_ros.model.local_backend import LocalBackend
 
     return LocalBackend.load(
@@ -144,6 +146,15 @@ def check_rate(kept_hz: float, policy_rate_hz: float, allow_slow: bool) -> None:
         '(the arm will stop and go)',
         None,
     )
+
+
+def _check_folder(checkpoint: str) -> None:
+    """Refuse a mistyped path at once, not after the seconds that importing torch takes."""
+    if checkpoint.startswith(('/', '.', '~')) and not Path(checkpoint).expanduser().is_dir():
+        raise ConfigError(
+            f'checkpoint: {checkpoint!r} is not a folder; expected one with config.json, '
+            'preprocessor_config.json, tokenizer.json and *.safetensors'
+        )
 
 
 def _wait_until_warm(backend: InferenceBackend, report: Report, closing: threading.Event) -> None:

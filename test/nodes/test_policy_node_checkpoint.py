@@ -1,6 +1,7 @@
 """policy_node with a real network in its process: a small random one that writes action tokens."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -107,7 +108,7 @@ def test_a_real_network_acts_through_the_node_as_it_does_in_process(checkpoint, 
         assert {'inference.vision_p50_ms', 'inference.decode_p50_ms'} <= set(values)
         t_s = process.signal(signal.SIGTERM)
         assert process.wait(5.0) == 0
-        assert time.monotonic() - t_s < 1.0
+        assert time.monotonic() - t_s < 1.0 * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
 
 
 def test_what_the_checkpoint_lacks_is_named(checkpoint, tmp_path):

@@ -21,7 +21,7 @@ SCHEDULING_S = 0.35  # a machine shared with other work
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
-    with PolicyBench(tmp_path_factory.mktemp('bench'), deadline_s=150.0) as bench:
+    with PolicyBench(tmp_path_factory.mktemp('bench'), deadline_s=400.0) as bench:
         bench.camera = Camera(bench.node)
         bench.orders()
         bench.policy = bench.start_policy()

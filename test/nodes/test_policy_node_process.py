@@ -1,5 +1,6 @@
 """How policy_node starts, refuses to start, ends, and shares a graph."""
 
+import os
 import re
 import signal
 import sys
@@ -21,16 +22,21 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture
 def bench(tmp_path):
-    with PolicyBench(tmp_path, deadline_s=60.0) as bench:
+    with PolicyBench(tmp_path, deadline_s=100.0) as bench:
         bench.orders()
         yield bench
+
+
+def crowding():
+    """By how much other work slows a process on this machine down: 1 where there is none."""
+    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def acting(bench, *parameters, **orders):
     """Start a policy that publishes actions for a camera."""
     bench.camera = Camera(bench.node)
     policy = bench.start_policy(*parameters)
-    bench.wait_code('NO_INSTRUCTION', 20.0)
+    bench.wait_code('NO_INSTRUCTION', 45.0)
     bench.instruct('pick up the cube')
     bench.wait_actions(2)
     bench.orders(**orders)
@@ -49,7 +55,7 @@ def test_it_is_ready_only_after_loading_and_warming_up(bench):
     Camera(bench.node)
     bench.start_policy()
     bench.instruct('pick up the cube', latched=True)
-    bench.wait_code('READY', 20.0)
+    bench.wait_code('READY', 45.0)
     first_action_s = bench.wait(lambda: bench.heard.actions, 'an action')[0][0]
     codes = bench.heard.codes()
     assert codes[0] == 'LOADING'
@@ -107,26 +113,25 @@ def test_a_configuration_that_cannot_work_is_refused_in_one_sentence(
 def test_a_model_that_cannot_be_used_is_refused_in_one_sentence(bench, orders, said):
     bench.orders(**orders)
     policy = bench.start_policy()
-    assert policy.wait(20.0) == 2
+    assert policy.wait(45.0) == 2
     assert re.search(said, last_line(policy))
     assert 'Traceback' not in policy.log_text()
     assert bench.heard.actions == []
 
 
-def test_a_missing_checkpoint_is_refused_by_the_real_backend(bench):
-    pytest.importorskip('torch')
+def test_a_missing_checkpoint_is_refused_at_once(bench):
     argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args']
     argv += ['-p', f'unnorm_key:={KEY}', '-p', 'checkpoint:=/nowhere/openvla']
     policy = bench.processes.start('policy', argv)
-    assert policy.wait(60.0) == 2
-    assert '/nowhere/openvla' in last_line(policy)
+    assert policy.wait(45.0) == 2
+    assert "'/nowhere/openvla' is not a folder" in last_line(policy)
     assert 'Traceback' not in policy.log_text()
 
 
 def test_neither_checkpoint_nor_server_is_refused(bench):
     argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args']
     policy = bench.processes.start('policy', [*argv, '-p', f'unnorm_key:={KEY}'])
-    assert policy.wait(20.0) == 2
+    assert policy.wait(45.0) == 2
     assert 'exactly one' in last_line(policy)
 
 
@@ -139,10 +144,10 @@ def test_with_a_server_it_never_imports_torch_and_waits_for_the_server(bench, tm
     )
     argv = [sys.executable, '-c', script, '--ros-args', '-p', f'unnorm_key:={KEY}']
     policy = bench.processes.start('policy', [*argv, '-p', 'server_url:=http://127.0.0.1:9'])
-    bench.wait_code('SERVER_UNAVAILABLE', 20.0)
+    bench.wait_code('SERVER_UNAVAILABLE', 45.0)
     t_s = policy.signal(signal.SIGTERM)
-    assert policy.wait(5.0) == 0
-    assert time.monotonic() - t_s < 1.0
+    assert policy.wait(10.0) == 0
+    assert time.monotonic() - t_s < 1.0 * crowding()
     assert last_line(policy) == 'False'
 
 
@@ -150,21 +155,21 @@ def test_a_model_that_cannot_keep_the_rate_is_not_ready_and_says_which_rate_it_k
     bench.orders(delay_s=0.4)
     Camera(bench.node)
     policy = bench.start_policy(allow_slow=False)
-    sentence = bench.wait_code('TOO_SLOW', 25.0)
+    sentence = bench.wait_code('TOO_SLOW', 45.0)
     assert re.search(r'keeps [12]\.\d\d Hz here, 5\.00 Hz are needed', sentence)
     bench.instruct('pick up the cube')
     time.sleep(1.0)
     assert bench.heard.actions == []
     assert policy.returncode is None
     policy.signal(signal.SIGTERM)
-    assert policy.wait(5.0) == 0
+    assert policy.wait(10.0) == 0
 
 
 def test_a_slow_model_runs_where_that_is_allowed(bench):
     bench.orders(delay_s=0.25)
     Camera(bench.node)
     bench.start_policy()
-    bench.wait_code('NO_INSTRUCTION', 25.0)
+    bench.wait_code('NO_INSTRUCTION', 45.0)
     bench.instruct('pick up the cube')
     bench.wait_actions(3)
 
@@ -172,7 +177,7 @@ def test_a_slow_model_runs_where_that_is_allowed(bench):
 def test_a_camera_that_offers_less_than_what_was_asked_for_is_named(bench):
     Camera(bench.node, best_effort=True)
     bench.start_policy('image_reliability:=reliable')
-    bench.wait_code('NO_INSTRUCTION', 20.0)
+    bench.wait_code('NO_INSTRUCTION', 45.0)
     bench.instruct('pick up the cube')
     assert 'image_reliability' in bench.wait_code('QOS_MISMATCH')
 
@@ -180,7 +185,7 @@ def test_a_camera_that_offers_less_than_what_was_asked_for_is_named(bench):
 def test_compressed_images_come_by_the_name_of_image_transport(bench):
     Camera(bench.node, 'front/image/compressed')
     bench.start_policy('image_transport:=compressed', ros=['-r', 'camera/image_raw:=front/image'])
-    bench.wait_code('NO_INSTRUCTION', 20.0)
+    bench.wait_code('NO_INSTRUCTION', 45.0)
     bench.instruct('pick up the cube')
     bench.wait_actions(2)
     bench.wait(lambda: bench.diagnostics, 'diagnostics')
@@ -198,13 +203,13 @@ def test_it_ends_within_a_second_whatever_it_does(bench, when, number):
     if when == 'loading':
         bench.orders(load_s=30.0)
         policy = bench.start_policy()
-        bench.wait_code('LOADING', 20.0)
+        bench.wait_code('LOADING', 45.0)
     else:
         policy = acting(bench, **({'hang': True} if when == 'inferring' else {}))
         time.sleep(0.5)
     t_s = policy.signal(number)
-    assert policy.wait(5.0) == 0
-    assert time.monotonic() - t_s < 1.0
+    assert policy.wait(10.0) == 0
+    assert time.monotonic() - t_s < 1.0 * crowding()
     assert 'Traceback' not in policy.log_text()
     bench.wait_code('ENDED')
 
@@ -212,8 +217,8 @@ def test_it_ends_within_a_second_whatever_it_does(bench, when, number):
 def test_a_hung_inference_ends_it_with_exit_code_3(bench):
     policy = acting(bench, 'hang_timeout_s:=2.0', hang=True)
     t_s = time.monotonic()
-    assert policy.wait(8.0) == 3
-    assert 1.5 < time.monotonic() - t_s < 3.5
+    assert policy.wait(20.0) == 3
+    assert 1.5 < time.monotonic() - t_s < 2.5 + crowding()
     assert 'INFERENCE_HUNG' in policy.log_text()
     bench.wait_code('INFERENCE_HUNG')
 
@@ -232,7 +237,7 @@ def test_a_stopped_and_continued_process_did_not_hang(bench):
 )
 def test_an_inference_that_cannot_go_on_ends_it_with_exit_code_3(bench, kind, code):
     policy = acting(bench, raises=kind)
-    assert policy.wait(5.0) == 3
+    assert policy.wait(10.0) == 3
     bench.wait_code(code)
 
 
@@ -303,7 +308,7 @@ def test_two_complete_robots_in_one_graph_move_only_when_their_own_operator_says
         bench.processes.start(f'{name}_controller', [*argv, '-p', 'robot:=sim', *space])
     left, right = robots['left'], robots['right']
     for robot in robots.values():
-        bench.wait_code('NO_INSTRUCTION', 25.0, robot.heard)
+        bench.wait_code('NO_INSTRUCTION', 45.0, robot.heard)
         robot.texts.publish(String(data='pick up the cube'))
     for robot in robots.values():
         bench.wait_actions(3, heard=robot.heard)
@@ -319,7 +324,7 @@ def test_two_complete_robots_in_one_graph_move_only_when_their_own_operator_says
     t_s = time.monotonic()
     left.camera.content = None
     bench.wait(lambda: left.states[-1] == SafetyStatus.HOLD and not any(left.twists[-1]), 'rest')
-    assert time.monotonic() - t_s < 0.5 + 0.2 + 0.415 + 0.5
+    assert time.monotonic() - t_s < 0.5 + 0.2 + 0.415 + 0.3 * crowding()
     left.camera.content = 'noise'
     bench.wait(lambda: left.states[-1] == SafetyStatus.ACTIVE, 'motion without a call')
     bench.wait_actions(3, heard=right.heard)
