@@ -2,6 +2,7 @@
 
 import argparse
 import array
+import random
 import time
 from typing import Any
 
@@ -19,6 +20,18 @@ BYTES_PER_PIXEL = {
     'mono8': 1,
     'mono16': 2,
     '16UC1': 2,
+}
+
+
+FUZZED: dict[str, list[Any]] = {
+    'width': [0, 1, 15, 16, 63, 8193, 2**32 - 1],
+    'height': [0, 1, 15, 16, 47, 8193, 2**32 - 1],
+    'step': [0, 1, 191, 193, 2**31, 2**32 - 1],
+    'encoding': [
+        *('', 'rgb8', 'bgr8', 'mono8', 'mono16', '16UC1', '32FC1', 'yuv422', 'bayer_rggb8'),
+        *('rgb8\n', 'x' * 100_000, 'ä' * 50),
+    ],
+    'data_length': [0, 1, 100, 64 * 48 * 3 - 1, 64 * 48 * 3 + 1, 200_000],
 }
 
 
@@ -81,6 +94,17 @@ class FakeCamera(Actor):
         for _ in range(count):
             self._publish(changes)
         return t_s
+
+    def do_fuzz(self, count: int, seed: int) -> int:
+        """Publish ``count`` frames whose header and data contradict each other in random ways."""
+        rng = random.Random(seed)
+        for _ in range(count):
+            changes: dict[str, Any] = {}
+            for name, values in FUZZED.items():
+                if rng.random() < 0.4:
+                    changes[name] = rng.choice(values)
+            self._publish(changes)
+        return count
 
     def do_sent(self) -> int:
         """Answer how many frames were published."""

@@ -7,9 +7,11 @@ pose is the judgement of the workspace box.
 
 import argparse
 import math
+import random
 import time
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64
@@ -19,6 +21,7 @@ from harness.actor import Actor, run, split_stamp
 from openvla_ros.msg import PolicyAction, SafetyStatus
 
 COMMAND_TIMEOUT_S = 0.1
+EXTREMES = [math.nan, math.inf, -math.inf, 1e308, 5e-324, 0.0, 1.0, -0.3, 0.2]
 DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     depth=100,
@@ -34,6 +37,7 @@ class FakeRobot(Actor):
         super().__init__('fake_robot')
         self._record = recording.Writer(options.record)
         self._text = recording.TextWriter(options.record + '.jsonl')
+        self._diagnostics = recording.TextWriter(options.record + '.diagnostics.jsonl')
         self._base_frame = options.base_frame
         self._position = np.array(options.position, float)
         self._quaternion = np.array(options.quaternion, float)
@@ -49,6 +53,7 @@ class FakeRobot(Actor):
         self.create_subscription(TwistStamped, 'controller_node/twist_cmd', self._on_twist, DEEP)
         self.create_subscription(SafetyStatus, 'controller_node/status', self._on_status, LATCHED)
         self.create_subscription(Float64, 'controller_node/gripper_cmd', self._on_gripper, DEEP)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, DEEP)
         if options.record_actions:
             self.create_subscription(PolicyAction, 'policy_node/action', self._on_action, DEEP)
         self.every(1.0 / options.pose_hz, self._tick)
@@ -72,6 +77,22 @@ class FakeRobot(Actor):
     def do_pose_offset(self, offset_m: list[float]) -> None:
         """Report a pose this far from the true one (an encoder jump)."""
         self._offset = np.array(offset_m, float)
+
+    def do_fuzz_poses(self, count: int, seed: int) -> int:
+        """Publish ``count`` poses of random, mostly broken content; answers how many."""
+        rng = random.Random(seed)
+        for _ in range(count):
+            message = PoseStamped()
+            message.header.frame_id = rng.choice(['base_link', '', 'camera', 'x' * 1000])
+            offset_s = rng.choice([0.0, -0.01, -2.0, 1.0, 1e9, -1e6])
+            stamp = message.header.stamp
+            stamp.sec, stamp.nanosec = split_stamp(self.ros_now_s() + offset_s)
+            numbers = [rng.choice(EXTREMES) for _ in range(7)]
+            where, turn = message.pose.position, message.pose.orientation
+            where.x, where.y, where.z = numbers[:3]
+            turn.x, turn.y, turn.z, turn.w = numbers[3:]
+            self._pose.publish(message)
+        return count
 
     def do_place(self, position_m: list[float], quaternion: list[float] | None = None) -> float:
         """Put the robot somewhere else at once (only sensible while nothing is armed)."""
@@ -135,6 +156,11 @@ class FakeRobot(Actor):
                 'rejected': int(message.rejected),
             }
         )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            self._diagnostics.write({'t_s': time.monotonic(), 'name': status.name, **values})
 
     def _on_gripper(self, message: Float64) -> None:
         self._record.write(recording.GRIPPER, [message.data])

@@ -175,10 +175,28 @@ def _check_acceleration(run: Run, limits: Limits, exempt: Exemptions, report: Re
     )
 
 
+def common_clock(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Times of commands and of statuses on one clock: the controller's own stamps.
+
+    A recorder that was not scheduled reads what waited in an order of its own, so times of arrival
+    mispair them. Where the stamps are no clock (simulated time that jumps), arrival has to do.
+    """
+    arrived = run.twists['t_s'], run.statuses['t_s']
+    stamped = run.twists['data'][:, 6], run.statuses['data'][:, 16]
+    for arrival, stamp in zip(arrived, stamped):
+        if not len(stamp) or np.any(np.diff(stamp) < 0):
+            return arrived
+        if abs((stamp[-1] - stamp[0]) - (arrival[-1] - arrival[0])) > 0.5:
+            return arrived
+    if abs((stamped[1][0] - stamped[0][0]) - (arrived[1][0] - arrived[0][0])) > 0.5:
+        return arrived
+    return stamped
+
+
 def _acceleration_bounds(run: Run, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bounds per sample by the published state; where it is ambiguous or unknown, the loosest."""
-    t_s = run.twists['t_s']
-    times, states = run.statuses['t_s'], run.statuses['data'][:, 0].astype(int)
+    t_s, times = common_clock(run)
+    states = run.statuses['data'][:, 0].astype(int)
     slack = 1.5 * limits.tau_s
     first = np.searchsorted(times, t_s - slack) - 1  # the state before the window
     last = np.searchsorted(times, t_s + slack, side='right')
@@ -227,16 +245,15 @@ def _check_rest_in_states(run: Run, limits: Limits, report: Report) -> None:
     """In every state but ACTIVE the arm ramps to zero and rests: counted in samples, not s."""
     speed, turn = _norms(run.twists['data'][:, :6])
     moving = (speed > EXACTLY_ZERO) | (turn > EXACTLY_ZERO)
-    times, states = run.statuses['t_s'], run.statuses['data'][:, 0].astype(int)
+    t_s, times = common_clock(run)
+    states = run.statuses['data'][:, 0].astype(int)
     changes = np.flatnonzero(np.diff(states, prepend=-1) != 0)
     for k, i in enumerate(changes):
         state = states[i]
         if state == ACTIVE:
             continue
         end_s = times[changes[k + 1]] if k + 1 < len(changes) else np.inf
-        inside = np.flatnonzero(
-            (run.twists['t_s'] > times[i]) & (run.twists['t_s'] < end_s - 1.5 * limits.tau_s)
-        )
+        inside = np.flatnonzero((t_s > times[i]) & (t_s < end_s - 1.5 * limits.tau_s))
         ramp = int(np.ceil(limits.ramp_s(2 if state == ESTOP else 1) / limits.tau_s)) + 3
         late = inside[ramp:]
         name = STATE_NAMES[state] if 0 <= state < len(STATE_NAMES) else str(state)

@@ -1,6 +1,7 @@
 """The human at the robot: an e-stop heartbeat at 20 Hz and the calls arm, disarm, reset, estop."""
 
 import argparse
+import random
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from harness.actor import Actor, run
+
+ALPHABETS = [' \t\n', 'ab', '\x00\x01\x7f', 'äö€\u200b', '\U0001f916', 'Out:\nIn: ', '"\'{}$()']
 
 
 class Operator(Actor):
@@ -54,6 +57,17 @@ class Operator(Actor):
         """Publish an instruction."""
         self._instructions[latched].publish(String(data=text))
         return time.monotonic()
+
+    def do_fuzz_instructions(self, count: int, seed: int) -> int:
+        """Publish ``count`` texts nobody should say to a robot; answers how many."""
+        rng = random.Random(seed)
+        for _ in range(count):
+            length = rng.choice([0, 1, 10, 512, 513, 10_000])
+            alphabet = rng.choice(ALPHABETS)
+            self._instructions[False].publish(
+                String(data=''.join(rng.choice(alphabet) for _ in range(length)))
+            )
+        return count
 
     def do_request(self, service: str, on: bool = True) -> int:
         """Call a service (``on`` only for arm); answers a number for do_answer. Never blocks."""

@@ -66,6 +66,7 @@ class World:
         self.timings: list[Timing] = []
         self._tail = recording.Tail(self.folder / 'robot.rec')
         self._lines = recording.LineTail(self.folder / 'robot.rec.jsonl')
+        self._diagnostics = recording.LineTail(self.folder / 'robot.rec.diagnostics.jsonl')
         self._canary = recording.Tail(self.folder / 'canary.rec')
         self._policies = itertools.count()
         self._controller_argv: Sequence[str] = ()
@@ -170,6 +171,11 @@ class World:
     def statuses(self, since_s: float) -> list[dict[str, Any]]:
         """Every SafetyStatus since then."""
         return [line for line in self._lines.all() if line['t_s'] >= since_s]
+
+    def diagnostics(self, name: str, since_s: float = -math.inf) -> list[dict[str, Any]]:
+        """Every /diagnostics report whose name holds ``name``, since then, values as text."""
+        lines = self._diagnostics.all()
+        return [line for line in lines if name in line['name'] and line['t_s'] >= since_s]
 
     def twists(self, since_s: float = -math.inf, until_s: float = math.inf) -> np.ndarray:
         """Recorded commands (TWIST records)."""
@@ -341,6 +347,11 @@ class World:
                 break
             time.sleep(0.02)
         return canary.max_gap_of(self._canary.all(), since_s, until_s)
+
+    def canary_gaps(self, since_s: float, until_s: float) -> np.ndarray:
+        """Every gap between the canary's wakes in a past window, s."""
+        ticks = self._canary.of(recording.TICK, since_s, until_s)
+        return ticks['data'][:, 0]
 
     def require_stays_still(self, seconds: float) -> None:
         """Require that zeros, and only zeros, are published for this long from now."""

@@ -106,7 +106,7 @@ def test_a_replayed_or_shuffled_stream_moves_the_arm_no_farther_than_the_stream(
 def test_an_implausible_displacement_is_refused_and_not_cut(
     direction: tuple, size: float, turn: bool
 ) -> None:
-    """H22, section 4.2: a unit error must not become steady full speed."""
+    """H22, H23, section 4.2: a unit error must not become steady full speed."""
     r = rig.Rig()
     r.arm()
     part = [size * (6.01 if turn else 1.0) / 0.2 * x for x in direction]

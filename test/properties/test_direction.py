@@ -223,3 +223,20 @@ def test_an_unknown_frame_is_refused_and_moves_nothing(frame: str) -> None:
         assert verdict.reason == 'FRAME'
         r.ticks(10)
         assert not r.moving()
+
+
+@pytest.mark.parametrize('signs', [(1, 1, 1), (-1, 1, -1)])
+def test_a_saturated_action_on_all_axes_is_scaled_by_its_norm(signs: tuple) -> None:
+    """H21, section 2.3: the corner of Bridge's statistics is 0.323 m/s; no single axis is too
+    fast."""
+    r = rig.Rig(rig.profile(**FAR))
+    r.arm()
+    corner = [0.144 * signs[0], 0.209 * signs[1], 0.201 * signs[2]]
+    wanted = math.hypot(*corner)
+    assert max(map(abs, corner)) < 0.25 < wanted
+    for _ in range(5):
+        assert r.act([*corner, 0.0, 0.0, 0.0]).accepted
+        r.ticks(10)
+    assert r.out is not None
+    assert r.out.status.scale == pytest.approx(0.25 / wanted, rel=1e-9)
+    assert 0.24 < r.speed() <= 0.25 * rig.ROOM

@@ -180,6 +180,20 @@ def test_no_parameter_can_be_changed_at_run_time(tmp_path: Path) -> None:
         world.check().require_clean()
 
 
+def test_the_robot_is_named_at_start_and_when_arming(main_world: World) -> None:
+    """H62: who arms reads which robot's limits hold."""
+    main_world.recover()
+    main_world.request('arm', on=False)
+    main_world.wait_until(lambda: main_world.speed_mps() == 0.0, 'rest')
+
+    def granted() -> str:
+        done, sentence = main_world.request('arm')
+        return sentence if done else ''
+
+    assert "robot 'sim'" in main_world.wait_until(granted, 'arming')
+    assert "robot 'sim'" in main_world.controller.log_text()
+
+
 def test_a_full_disk_and_a_log_storm_do_not_disturb_the_ticks(tmp_path: Path) -> None:
     """H59: no file of the process can grow by a byte; refusals come as fast as they can."""
     profile = write_profile(tmp_path)

@@ -186,6 +186,22 @@ def test_an_action_the_scenario_calls_unacceptable_does_not_excuse_motion() -> N
     assert 'late_stop' in check(run, LIMITS).kinds()
 
 
+def stamped(run: Run) -> Run:
+    run.twists['data'][:, 6] = run.twists['t_s'] + 1e9
+    run.statuses['data'][:, 16] = run.statuses['t_s'] + 1e9
+    return run
+
+
+def test_a_recorder_that_read_late_does_not_mispair_states() -> None:
+    """Commands that waited are read after the status of a later tick: their stamps say when."""
+    run = stamped(clean_run())
+    run.twists['t_s'][76:84] = run.twists['t_s'][84] - 1e-3 * np.arange(8, 0, -1)
+    check(run, LIMITS).require_clean()
+    creeps_in_hold(run)
+    jerks_in_active(run)
+    assert {'accel', 'moves_in_HOLD'} <= check(run, LIMITS).kinds()
+
+
 def test_a_lost_sample_is_not_mistaken_for_a_jerk_but_noted() -> None:
     run = clean_run()
     kept = np.delete(np.arange(125), [26, 27])
