@@ -39,9 +39,8 @@ lint: build ## ruff (format and lint), mypy, import contracts
 	@$(ENV) status=0; for check in 'ruff format --check .' 'ruff check .' mypy lint-imports; do \
 		echo "== $$check"; $$check || status=1; done; exit $$status
 
-reliability: build ## the safety properties and injected faults, with fifty times the examples
-	@$(ENV) OPENVLA_ROS_PROPERTY_EFFORT=50 python -m pytest --timeout=3600 \
-		test/properties test/reliability $(ARGS) $(FREE_SHM)
+reliability: build ## about an hour of faults, fuzz and soak; writes docs/reliability.md
+	@$(ENV) PYTHONPATH=test:$$PYTHONPATH python -m reliability.release $(ARGS) $(FREE_SHM)
 
 clean: ## remove what the build and the tests made; .venv stays (rm -rf .venv for that)
 	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from harness import canary, recording
-from harness.limits import ACTIVE, ESTOP, SCHEDULING_ALLOWANCE_S, STATE_NAMES, Limits
+from harness.limits import ACTIVE, ESTOP, HOLD, SCHEDULING_ALLOWANCE_S, STATE_NAMES, Limits
 
 RELATIVE_TOLERANCE = 1e-6  # float64 through float64 messages: only rounding
 BOX_TOLERANCE_M = 1e-6
 EXACTLY_ZERO = 0.0
+BUSY_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,12 @@ def common_clock(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _acceleration_bounds(run: Run, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bounds per sample by the published state; where it is ambiguous or unknown, the loosest."""
+    """Bounds per sample by the published state; where it is ambiguous or unknown, the loosest.
+
+    A status is kept until the next one only: on a machine that does not schedule its processes a
+    HOLD of one tick may never arrive, so around a late canary a stop ramp is possible too.
+    """
+    busy = _busy(run)
     t_s, times = common_clock(run)
     states = run.statuses['data'][:, 0].astype(int)
     slack = 1.5 * limits.tau_s
@@ -206,10 +212,26 @@ def _acceleration_bounds(run: Run, limits: Limits) -> tuple[np.ndarray, np.ndarr
         possible = set(states[max(a, 0) : b].tolist())
         if a < 0 or not possible:
             possible.add(ESTOP)
+        if busy[i]:
+            possible.add(HOLD)
         unknown[i] = a < 0 or len(possible) > 1
         pairs = [limits.accel_of(state) for state in possible]
         bound_v[i], bound_w[i] = max(p[0] for p in pairs), max(p[1] for p in pairs)
     return bound_v, bound_w, unknown
+
+
+def _busy(run: Run) -> np.ndarray:
+    """For each command, whether the canary was late within 0.3 s of it (or did not watch)."""
+    if not len(run.canary):
+        return np.ones(len(run.twists), bool)
+    late = run.canary[run.canary['data'][:, 0] >= canary.VALID_GAP_S]
+    starts = late['t_s'] - late['data'][:, 0] - BUSY_S
+    ends = late['t_s'] + BUSY_S
+    t_s = run.twists['t_s']
+    busy = np.zeros(len(t_s), bool)
+    for start_s, end_s in zip(starts, ends):
+        busy |= (t_s >= start_s) & (t_s <= end_s)
+    return busy
 
 
 def _ticks_between(run: Run, limits: Limits, report: Report) -> np.ndarray:

@@ -173,6 +173,17 @@ def test_a_late_stop_is_not_judged_but_noted_when_the_canary_was_late_too() -> N
     assert report.notes['late samples not judged (the canary was late too)'] > 0
 
 
+def test_a_stop_ramp_without_its_status_is_possible_only_where_the_canary_was_late() -> None:
+    run = clean_run()
+    jerks_in_active(run)  # 1.25 m/s^2: too much for ACTIVE, fine for HOLD
+    assert 'accel' in check(run, LIMITS).kinds()
+    run.canary['data'][55, 0] = 0.1
+    report = check(run, LIMITS)
+    report.require_clean()
+    run.twists['data'][50, 0] = 0.16  # 3 m/s^2 is too much for either
+    assert 'accel' in check(run, LIMITS).kinds()
+
+
 def test_a_late_stop_is_not_judged_without_a_canary() -> None:
     run = clean_run()
     never_stops(run)
