@@ -12,7 +12,10 @@ if [ ! -x "$_openvla_ros_venv/bin/python" ] || [ -z "$_openvla_ros_python" ]; th
   echo "openvla_ros: $_openvla_ros_venv holds no Python; run 'make setup' first" >&2
 else
   export VIRTUAL_ENV=$_openvla_ros_venv
-  export PATH=$_openvla_ros_venv/bin:$PATH
+  case ":$PATH:" in
+    *":$_openvla_ros_venv/bin:"*) ;;
+    *) export PATH=$_openvla_ros_venv/bin:$PATH ;;
+  esac
   export AMENT_PREFIX_PATH=$_openvla_ros_prefix:$_openvla_ros_venv
   export CMAKE_PREFIX_PATH=$_openvla_ros_venv
   export PYTHONPATH=$_openvla_ros_root:$_openvla_ros_prefix/lib/$_openvla_ros_python/site-packages

@@ -159,3 +159,25 @@ def test_a_missing_opengl_is_installed_as_root_and_named_otherwise(
         with pytest.raises(set_up.SetUpError, match='apt install libegl1 libgl1-mesa-dri'):
             set_up.ensure_offscreen_opengl()
         assert not asked.exists()
+
+
+def test_sourcing_the_environment_twice_changes_nothing_more():
+    code = (
+        'source scripts/env.sh; a=$(env | sort); source scripts/env.sh; [ "$a" = "$(env | sort)" ]'
+    )
+    ran = subprocess.run(['bash', '-eu', '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_environment_replaces_another_ros_installation():
+    code = 'source scripts/env.sh; echo "$AMENT_PREFIX_PATH $PYTHONPATH $CMAKE_PREFIX_PATH"'
+    other = {name: '/opt/ros/jazzy' for name in ('AMENT_PREFIX_PATH', 'PYTHONPATH')}
+    ran = subprocess.run(
+        ['bash', '-eu', '-c', code],
+        cwd=ROOT,
+        env={**os.environ, **other},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert '/opt/ros' not in ran.stdout
