@@ -171,7 +171,7 @@ def test_sourcing_the_environment_twice_changes_nothing_more():
 
 def test_the_environment_replaces_another_ros_installation():
     code = 'source scripts/env.sh; echo "$AMENT_PREFIX_PATH $PYTHONPATH $CMAKE_PREFIX_PATH"'
-    other = {name: '/opt/ros/jazzy' for name in ('AMENT_PREFIX_PATH', 'PYTHONPATH')}
+    other = dict.fromkeys(('AMENT_PREFIX_PATH', 'PYTHONPATH'), '/opt/ros/jazzy')
     ran = subprocess.run(
         ['bash', '-eu', '-c', code],
         cwd=ROOT,
