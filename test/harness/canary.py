@@ -13,19 +13,29 @@ from harness import recording
 
 PERIOD_S = 0.02
 VALID_GAP_S = 0.06
+# A process that only sleeps is served first; the canary works as much as a controller does.
+WORK_S = 0.0015
 
 
 def run(path: str) -> None:
-    """Record the gap between wakes until the process is ended."""
+    """Record the gap between the ends of its work until the process is ended."""
     writer = recording.Writer(path)
     before = time.monotonic()
     due = before + PERIOD_S
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
+        _work(WORK_S)
         now = time.monotonic()
         writer.write(recording.TICK, [now - before], now)
         due = max(due + PERIOD_S, now)
         before = now
+
+
+def _work(seconds: float) -> None:
+    """Use this much processor time."""
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass
 
 
 def max_gap_s(path: str | Path, since_s: float, until_s: float) -> float:

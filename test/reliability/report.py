@@ -47,8 +47,8 @@ def _head(results: dict[str, Any]) -> str:
 
 Faults are injected into real processes while the arm moves, and every command that is published is
 judged: finite, within the limits, no step larger than the acceleration limit, the arm in its box,
-at rest in every state but ACTIVE, and zero within `t_stop` of the last acceptable action. What this
-guarantees, and what it does not, is in `docs/safety.md`. This page is written by
+at rest in every state but ACTIVE, and zero within `t_stop` of the last acceptable action. What
+this guarantees, and what it does not, is in `docs/safety.md`. This page is written by
 
 ```
 {COMMAND}{arguments}
