@@ -4,24 +4,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-from openvla_ros.core.action_tokens import NUM_BINS
-from openvla_ros.training.batches import all_instructions
-from openvla_ros.training.run import UNNORM_KEY, Run
-from openvla_ros.training.small_model import SmallModel
-from openvla_ros.training.statistics import dataset_statistics, write_statistics
-from openvla_ros.training.tokenizer import (
-    build_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-    unpadded_vocabulary_size,
-)
 
 
 @pytest.fixture(scope='session')
 def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demonstration's architecture with random weights that can only write action tokens."""
+    # Here, so that the other tests of this folder need no torch.
+    import torch
+
+    from openvla_ros.core.action_tokens import NUM_BINS
+    from openvla_ros.training.batches import all_instructions
+    from openvla_ros.training.run import UNNORM_KEY, Run
+    from openvla_ros.training.small_model import SmallModel
+    from openvla_ros.training.statistics import dataset_statistics, write_statistics
+    from openvla_ros.training.tokenizer import (
+        build_tokenizer,
+        load_tokenizer,
+        save_tokenizer,
+        unpadded_vocabulary_size,
+    )
+
     folder = tmp_path_factory.mktemp('run')
     run = Run(folder, SmallModel())
     save_tokenizer(build_tokenizer(all_instructions()), folder)
