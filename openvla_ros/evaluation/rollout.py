@@ -151,7 +151,7 @@ def _rates(outcomes: Iterable[Outcome]) -> dict[str, Any] | None:
         'success': proportion(sum(o.success for o in found), len(found))._asdict(),
         'went_to_named': proportion(sum(o.went_to_named for o in several), len(several))._asdict(),
         'touched_wrong': sum(o.touched_wrong for o in found),
-        'median_steps': float(np.median([o.steps for o in found if o.success] or [np.nan])),
+        'median_steps': float(np.median([float(o.steps) for o in found if o.success] or [np.nan])),
     }
 
 

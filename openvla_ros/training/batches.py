@@ -38,7 +38,8 @@ class Batch:
         """Cut it into ``parts`` of equal size, whole images each."""
         arrays = (self.images, self.tokens, self.targets)
         size = -(-len(self.images) // parts)
-        return [Batch(*part) for part in zip(*(array.split(size) for array in arrays))]
+        starts = range(0, len(self.images), size)
+        return [Batch(*(array[at : at + size] for array in arrays)) for at in starts]
 
 
 class Demonstrations:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.batches import Batch, Demonstrations, pixel_values, vary_light
 from openvla_ros.training.sentences import IGNORED, SentenceWriter
 from openvla_ros.training.shared_prefix import sentence_logits
@@ -62,13 +63,13 @@ class Schedule:
 class TrainingState:
     """Everything a run needs to go on after a stop."""
 
-    model: nn.Module
+    model: OpenVLA
     optimizer: torch.optim.Optimizer
     average: dict[str, torch.Tensor]
     step: int = 0
 
     @classmethod
-    def start(cls, model: nn.Module, schedule: Schedule) -> 'TrainingState':
+    def start(cls, model: OpenVLA, schedule: Schedule) -> 'TrainingState':
         """Begin with the model as it is."""
         filters = [p for n, p in model.named_parameters() if 'patch_embed' in n]
         slow = {id(p) for p in filters}
@@ -111,7 +112,7 @@ class TrainingState:
 @contextlib.contextmanager
 def short_row_attention() -> Iterator[None]:
     """Attention by plain products in bf16: for rows this short twice the fused one's rate."""
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel([SDPBackend.MATH]):
@@ -134,7 +135,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads)
 
     def gradient(
-        self, model: nn.Module, batch: Batch, preprocessor: Mapping[str, Any]
+        self, model: OpenVLA, batch: Batch, preprocessor: Mapping[str, Any]
     ) -> tuple[list[torch.Tensor], float, torch.Tensor]:
         """Gradient of the mean loss by parameter, the loss, and bool[B*K,D+1] what was right."""
         parameters = list(model.parameters())
@@ -151,7 +152,7 @@ class Workers:
 
 
 def action_loss(
-    model: nn.Module, batch: Batch, preprocessor: Mapping[str, Any]
+    model: OpenVLA, batch: Batch, preprocessor: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over the counted tokens, and bool[B*K,D+1] which would be written right."""
     wanted = batch.targets != IGNORED

@@ -43,7 +43,9 @@ class SentenceWriter:
         self._tokenizer = tokenizer
         self._stats = stats
         self._vocabulary_size = unpadded_vocabulary_size(tokenizer)
-        self._space = tokenizer.token_to_id('▁')
+        space = tokenizer.token_to_id('▁')
+        assert space is not None, 'the tokenizer has no lone ▁'
+        self._space: int = space
         self._end = tokenizer.token_to_id('</s>')
         self._prompts: dict[str, list[int]] = {}
 

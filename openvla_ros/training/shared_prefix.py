@@ -9,14 +9,17 @@ Letters in shapes: B images, K sentences per image, T tokens of a sentence (padd
 d width, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from openvla_ros.model.llama import rotary_table
+from openvla_ros.model.openvla import OpenVLA
 
 
 def sentence_logits(
-    model: nn.Module, pixel_values: Tensor, sentences: Tensor, wanted: Tensor
+    model: OpenVLA, pixel_values: Tensor, sentences: Tensor, wanted: Tensor
 ) -> Tensor:
     """Logits at the wanted tokens of every sentence.
 
@@ -40,14 +43,15 @@ def sentence_logits(
     positions = _positions(prefix, K, T, x.device)
     table = rotary_table(llama.config, prefix + T, x.device, _attention_dtype(x))[:, positions]
     mask = prefix_mask(prefix, K, T, x.device).to(table.dtype)
-    for layer in llama.model.layers:
+    decoder: Any = llama.model
+    for layer in decoder.layers:
         x = x + _attend(layer.self_attn, layer.input_layernorm(x), table[:, :, None], mask)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    logits: Tensor = llama.lm_head(llama.model.norm(x[:, prefix:][wanted.view(B, K * T)]))
+    logits: Tensor = llama.lm_head(decoder.norm(x[:, prefix:][wanted.view(B, K * T)]))
     return logits
 
 
-def _attend(attention: nn.Module, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
     """Self-attention of a decoder layer with a mask that its own forward does not know."""
     B, N, _ = x.shape
     shape = (B, N, -1, attention.head_dim)

@@ -2,11 +2,12 @@
 
 Learning what to do from a sentence, an image and an arm takes finding the named block first, and
 an action says little about where that was. So part of the training sentences ask for nothing but
-blocks and places, answered with the same action tokens, in small steps: 'the red block' is answered
-(colour, along, down, 0, 0, 0, 0), so that the colour is said before it is looked for;
+blocks and places, answered with the same action tokens, in small steps: 'the red block' is
+answered (colour, along, down, 0, 0, 0, 0), so that the colour is said before it is looked for;
 'over the block' (along, down, colour, 0, 0, 0, 0), any block, so that the colour must be read off
-the image; and 'over the red block' (along, down, 0, 0, 0, 0, 0), which takes both at once. No such sentence is used at run time. Places come from the pixels: blocks are the only
-saturated things in these scenes.
+the image; and 'over the red block' (along, down, 0, 0, 0, 0, 0), which takes both at once. No such
+sentence is used at run time. Places come from the pixels: blocks are the only saturated things in
+these scenes.
 """
 
 from collections.abc import Mapping

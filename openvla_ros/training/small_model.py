@@ -156,7 +156,7 @@ def whiten_patches(model: OpenVLA, pixel_values: Tensor, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     towers = (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer)
-    for number, (tower, images) in enumerate(zip(towers, pixel_values.split(3, dim=1))):
+    for number, (tower, images) in enumerate(zip(towers, pixel_values.chunk(2, dim=1))):
         assert tower is not None
         filters, bias = tower.patch_embed.proj.weight, tower.patch_embed.proj.bias
         assert bias is not None
@@ -178,7 +178,8 @@ def _smooth_rows(width: int, generator: torch.Generator) -> Tensor:
     # Half of the columns vary over the whole range, the others over as little as 4 bins.
     frequency = torch.pi * 2.0 ** (6.0 * torch.rand(width, generator=generator) ** 2)
     phase = 2.0 * torch.pi * torch.rand(width, generator=generator)
-    return torch.cos(value * frequency + phase) * 2.0**0.5
+    rows: Tensor = torch.cos(value * frequency + phase) * 2.0**0.5
+    return rows
 
 
 def _sines(patches: int, width: int) -> Tensor:
