@@ -110,6 +110,9 @@ def _start(context):
             'ee_frame',
         ],
         slow,
+        # It ends itself when its inference hangs or dies; the controller then must be re-armed.
+        respawn=True,
+        respawn_delay=5.0,
     )
     controller = _node(
         given, 'controller_node', ['robot'], shadow, respawn=True, respawn_delay=2.0

@@ -9,7 +9,7 @@ The JSON file named by FAKE_BACKEND is read before every prediction:
     raises      'tokens', 'memory', 'value', 'unavailable', 'instruction' or 'bug'
     raise_count how many predictions raise, then no more (default: all)
     hang        true: never return
-    load_s      wall time of loading
+    loading     true: loading goes on until this is gone
     load_raises sentence of a ConfigError when loading
     unit        statistics reach this many metres in one step on every axis
 """
@@ -52,7 +52,8 @@ class FakeBackend:
     def __init__(self, key: str) -> None:
         self.description = 'fake backend'
         orders = script()
-        time.sleep(orders.get('load_s', 0.0))
+        while script().get('loading'):
+            time.sleep(0.05)
         if 'load_raises' in orders:
             raise ConfigError(orders['load_raises'])
         reach = np.full(7, orders.get('unit', 0.03))

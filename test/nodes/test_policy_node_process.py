@@ -51,10 +51,14 @@ def last_line(process):
 
 
 def test_it_is_ready_only_after_loading_and_warming_up(bench):
-    bench.orders(load_s=2.5, delay_s=0.02)  # longer than discovery takes
+    bench.orders(loading=True)
     Camera(bench.node)
     bench.start_policy()
     bench.instruct('pick up the cube', latched=True)
+    bench.wait_code('LOADING', 45.0)
+    time.sleep(0.5)
+    assert bench.heard.actions == []
+    bench.orders()
     bench.wait_code('READY', 45.0)
     first_action_s = bench.wait(lambda: bench.heard.actions, 'an action')[0][0]
     codes = bench.heard.codes()
@@ -201,7 +205,7 @@ def test_compressed_images_come_by_the_name_of_image_transport(bench):
 )
 def test_it_ends_within_a_second_whatever_it_does(bench, when, number):
     if when == 'loading':
-        bench.orders(load_s=30.0)
+        bench.orders(loading=True)
         policy = bench.start_policy()
         bench.wait_code('LOADING', 45.0)
     else:

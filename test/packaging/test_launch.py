@@ -52,13 +52,14 @@ def test_every_argument_is_described(path):
         assert argument.description not in ('', 'no description given'), argument.name
 
 
-def test_policy_controller_and_markers_start_and_the_controller_comes_back():
+def test_policy_controller_and_markers_start_and_the_first_two_come_back():
     _, actions = _started(robot='sim', unnorm_key='openvla_ros_demo', checkpoint='somewhere')
     nodes = _nodes(actions)
     assert set(nodes) == {'policy_node', 'controller_node', 'marker_node'}
     # launch keeps the respawn option to itself; that it works is seen by killing the controller.
     assert nodes['controller_node']._ExecuteLocal__respawn
-    assert not nodes['policy_node']._ExecuteLocal__respawn
+    assert nodes['policy_node']._ExecuteLocal__respawn
+    assert not nodes['marker_node']._ExecuteLocal__respawn
 
 
 def test_the_line_that_arms_is_printed_with_the_namespace():
