@@ -102,7 +102,7 @@ def save_plot(recording: Recording, path: Path, title: str, from_s: float) -> No
     axes[2].set_ylim(-0.1, 1.1)
     _state_bars(axes[3], _since(recording.states, from_s))
     axes[3].set_xlabel('time [s]')
-    axes[0].set_title(title, loc='left', loc='left')
+    axes[0].set_title(title, loc='left')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='upper right', ncols=2, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
