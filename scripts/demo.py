@@ -239,8 +239,7 @@ class Demo:
             self._spin(0.05)
             now_s = time.monotonic()
             self._show(now_s)
-            succeeded = bool(operator.task.get('success')) and self._task_is_current()
-            done_s = (done_s or now_s) if succeeded else None
+            done_s = (done_s or now_s) if self._task_is_done() else None
             begun_s = max(self.armed_s, operator.instruction_since_s)
             if now_s - begun_s > self.arguments.seconds:
                 break
@@ -258,13 +257,15 @@ class Demo:
         """Print what was achieved."""
         operator, recording = self.operator, self.operator.recording
         task = operator.task
-        judged = 'done' if task.get('success') else 'NOT done'
+        judged = 'done' if self._task_is_done() else 'NOT done'
         if not self._task_is_current():
-            judged = 'not a task of the simulation, so not judged'
+            judged = (
+                f'not judged: the simulation knows {", ".join(task.get("blocks_m", ()))} blocks'
+            )
         latencies_ms = sorted(1e3 * value for value in operator.latencies_s)
         print()
         print(f'  instruction   {operator.active_instruction!r}: {judged}')
-        if task.get('touched_wrong'):
+        if self._task_is_current() and task.get('touched_wrong'):
             print('                another block than the one asked for was touched')
         if latencies_ms:
             middle = latencies_ms[len(latencies_ms) // 2]
@@ -331,7 +332,11 @@ class Demo:
     def _policy_code(self) -> str:
         return self.operator.policy_status.partition(':')[0]
 
+    def _task_is_done(self) -> bool:
+        return self._task_is_current() and bool(self.operator.task.get('success'))
+
     def _task_is_current(self) -> bool:
+        """Tell whether the simulation judges what was said: a task it knows, a block it has."""
         task = self.operator.task
         meant = understand(self.operator.active_instruction)
         return bool(task) and meant == (task.get('kind'), task.get('colour'))
@@ -358,7 +363,7 @@ class Demo:
             f'{operator.active_instruction!r} | {rate_hz:4.1f} Hz {latency_ms:4.0f} ms | '
             f'ee {position[0]:.3f} {position[1]:+.3f} {position[2]:.3f} m, '
             f'went {recording.way_m():.2f} m | '
-            f'{"done | " if operator.task.get("success") else ""}{safety}'
+            f'{"done | " if self._task_is_done() else ""}{safety}'
         )
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
