@@ -15,7 +15,6 @@ from harness.processes import own_domain_id
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / 'checkpoints' / 'demo'
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -112,7 +111,6 @@ def test_a_missing_checkpoint_is_one_sentence_and_nothing_is_armed(demo, tmp_pat
     run.seconds_until_gone(2.0)
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason='checkpoints/demo is not in this tree')
 def test_the_demo_does_its_task_and_leaves_pictures(demo):
     run = demo('--seconds', '25')
     assert run.process.wait(timeout=110) == 0, run.said()

@@ -50,7 +50,7 @@ def run_properties(_: Path, scale: float) -> dict[str, Any]:
         capture_output=True,
         text=True,
     )
-    examples = sum(map(int, re.findall(r'(\d+) passing examples', result.stdout)))
+    examples = sum(map(int, re.findall(r'(\d+) passing', result.stdout)))
     summary = (result.stdout.strip().splitlines() or ['no output'])[-1]
     return {'examples': examples, 'summary': summary, 'ok': result.returncode == 0}
 
@@ -218,6 +218,12 @@ def run_part(part: str, folder: Path, scale: float) -> dict[str, Any]:
     return figures
 
 
+def _earlier(path: Path, scale: float) -> dict[str, Any]:
+    """Figures an earlier run of the same size has left, so that it can go in parts."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    return results if results.get('scale') == scale else {'scale': scale}
+
+
 def main() -> int:
     """Run all parts and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -227,7 +233,7 @@ def main() -> int:
     options = parser.parse_args()
     out = REPOSITORY / 'out'
     out.mkdir(exist_ok=True)
-    results: dict[str, Any] = {'scale': options.scale, 'command': ' '.join(sys.argv[1:])}
+    results = _earlier(out / 'reliability.json', options.scale)
     with tempfile.TemporaryDirectory(prefix='openvla_ros_reliability_') as folder:
         for part in options.only:
             results[part] = run_part(part, Path(folder), options.scale)

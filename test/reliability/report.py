@@ -42,7 +42,7 @@ def _head(results: dict[str, Any]) -> str:
         else f'**This is a short run, {scale:g} of the size of a release**; the sizes are in the '
         'table.'
     )
-    arguments = f' ARGS="{results["command"]}"' if results['command'] else ''
+    arguments = f' ARGS="--scale {scale:g}"' if scale != 1.0 else ''
     return f"""# What was done to it, and what happened
 
 Faults are injected into real processes while the arm moves, and every command that is published is
@@ -161,13 +161,23 @@ def _soak(figures: dict[str, Any] | None) -> str:
     for name in figures['cpu']:
         before, after = figures['files'][name]
         rows += [
-            [f'{name}: processor', f'{figures["cpu"][name]:.1%} of a core', ''],
+            [
+                f'{name}: processor',
+                f'{figures["cpu"][name]:.1%} of a core',
+                'below 15 %' if name == 'controller' else '',
+            ],
             [f'{name}: memory', f'{figures["rss_mb_per_min"][name]:+.2f} MB/min', 'below 0.5'],
             [f'{name}: open files', f'{before}, then {after}', 'no more'],
         ]
     text = '## Everything together\n\n' + table(['figure', 'measured', 'to reach'], rows)
+    text += '\n'
     for problem in figures['problems']:
         text += f'\n- **not reached**: {problem}'
+    if figures['canary_late'] >= 1e-3:
+        text += (
+            '\n- Camera rate, gaps and processor share are not judged in this run: the canary was '
+            'late more often than once in a thousand wakes, so the machine was too busy.'
+        )
     return text
 
 
@@ -209,12 +219,10 @@ def _rules() -> str:
     return """## How to read this
 
 A Python process on an ordinary computer keeps its limits however late it is; it cannot promise to
-be in
-time. While it is late nothing is sent at all, and what stops the arm then is the timeout of its
-driver.
-The harness that did all this is in `test/harness`, with a controller without a clamp that it must
-find
-fault with; the judge is tested with planted violations, and the tests with planted faults."""
+be in time. While it is late nothing is sent at all, and what stops the arm then is the timeout of
+its driver. The harness that did all this is in `test/harness`, with a controller without a clamp
+that it must find fault with; the judge is tested with planted violations, and the tests with
+planted faults."""
 
 
 def _seconds(value: float | None) -> str:
