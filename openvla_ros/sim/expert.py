@@ -34,8 +34,13 @@ RISE_FIRST_M = 0.04
 PUSH_BEYOND_M = 0.01
 # How far behind a block's centre the closed fingers come down before a push.
 PUSH_BEHIND_M = 0.055
-# Opening of the gripper around a block is (20 - 15) / 22 = 0.23; above this it is still open.
+# Opening of the gripper around a block is (20 - 15) / 22 = 0.23: below the first number it holds
+# one, below the second it has closed on nothing, below the third it is not fully open.
 HOLDING_OPENING = 0.40
+EMPTY_OPENING = 0.12
+CLOSING_OPENING = 0.85
+# It rises a little while it closes, so that a policy unsure whether it holds the block finds out.
+CLOSING_RISE_M = 0.009
 
 
 class ScriptedExpert:
@@ -80,13 +85,17 @@ class ScriptedExpert:
 
     def _pick(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
         grasp = np.array([block[0], block[1], GRASP_Z_M])
-        apart = float(np.hypot(*(position - block)[:2]))
-        at_block = apart < 0.012 and abs(position[2] - block[2]) < 0.008
-        if not at_block:
-            return _over(grasp, position, GRASP_Z_M), 1.0
-        if opening > HOLDING_OPENING:
-            return np.array([*position[:2], GRASP_Z_M]), 0.0
-        return np.array([*position[:2], LIFT_Z_M]), 0.0
+        along, across, above = np.abs(position - block)
+        closing = opening < CLOSING_OPENING
+        # Once the fingers close around the block they go on, though the arm has begun to rise.
+        if closing and along < 0.018 and across < 0.014 and above < 0.025:
+            if opening > HOLDING_OPENING:
+                return position + np.array([0.0, 0.0, CLOSING_RISE_M]), 0.0
+            if opening > EMPTY_OPENING:
+                return np.array([*position[:2], LIFT_Z_M]), 0.0
+        if along < 0.014 and across < 0.010 and above < 0.010 and not opening < EMPTY_OPENING:
+            return position + np.array([0.0, 0.0, CLOSING_RISE_M]), 0.0
+        return _over(grasp, position, GRASP_Z_M), 1.0
 
 
 def _around_one(position: Vector, blocks: Mapping[str, Vector]) -> bool:
@@ -104,7 +113,7 @@ def _over(goal: Vector, position: Vector, floor_m: float) -> Vector:
     """
     across = (goal - position)[:2]
     apart = float(np.hypot(*across))
-    height = float(np.clip(6.0 * (apart - 0.006), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
+    height = float(np.clip(5.0 * (apart - 0.008), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
     below = floor_m + height - position[2]
     part = float(np.clip(1.0 - below / RISE_FIRST_M, 0.0, 1.0))
     return np.array([*(position[:2] + part * across), floor_m + height])

@@ -21,8 +21,13 @@ from openvla_ros.training.small_model import SmallModel
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all stages that are not done yet."""
     arguments = _arguments(argv)
-    run = Run(arguments.out, SmallModel())
-    schedule = Schedule(steps=arguments.steps, batch=arguments.batch, seed=arguments.seed)
+    run = Run(arguments.out, SmallModel(), arguments.start)
+    schedule = Schedule(
+        steps=arguments.steps,
+        batch=arguments.batch,
+        peak_rate=arguments.rate,
+        seed=arguments.seed,
+    )
     record_demonstrations(
         run.data, arguments.shards, UNNORM_KEY, run.sizes.image_size, arguments.workers, _say
     )
@@ -68,9 +73,8 @@ def _correct(run: Run, number: int, until: int, arguments: argparse.Namespace) -
 
 
 def _rounds(steps: int, rounds: int) -> list[int]:
-    """Steps at which each round ends; the first half of all steps is plain cloning."""
-    half = steps // 2
-    return [half + (steps - half) * i // rounds for i in range(rounds)] + [steps]
+    """Steps at which each round ends, equally far apart; the first is plain cloning."""
+    return [steps * (i + 1) // (rounds + 1) for i in range(rounds + 1)]
 
 
 def _evaluate(checkpoint: Path, arguments: argparse.Namespace) -> int:
@@ -88,9 +92,11 @@ def _say(line: str) -> None:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m openvla_ros.training')
     parser.add_argument('--out', type=Path, default=Path('runs/demo'), help='folder of the run')
+    parser.add_argument('--start', type=Path, help='checkpoint to go on from (default: nothing)')
     parser.add_argument('--shards', type=int, default=76, help='shards of 48 demonstrations')
-    parser.add_argument('--steps', type=int, default=6000, help='optimiser steps in all')
+    parser.add_argument('--steps', type=int, default=12000, help='optimiser steps in all')
     parser.add_argument('--batch', type=int, default=32, help='images per step')
+    parser.add_argument('--rate', type=float, default=1e-3, help='largest learning rate')
     parser.add_argument('--rounds', type=int, default=2, help='rounds of corrections')
     parser.add_argument('--correction-shards', type=int, default=12, help='shards per round')
     parser.add_argument('--episodes', type=int, default=50, help='scenes per task at the end')

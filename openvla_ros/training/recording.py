@@ -9,12 +9,14 @@ from openvla_ros.core.dataset_profile import load_dataset_profile
 from openvla_ros.core.policy import Policy
 from openvla_ros.core.robot_profile import load_robot_profile
 from openvla_ros.model.local_backend import LocalBackend
-from openvla_ros.sim.tasks import KINDS
+from openvla_ros.sim.tasks import KINDS, Kind
 from openvla_ros.training.corrections import record_correction
 from openvla_ros.training.demonstrations import Disturbance, record_episode, write_shard
 
 EPISODES_PER_SHARD = 48
 _STEPS = 45
+# Picking up has the most parts, and each wants to be seen.
+_CORRECTED: tuple[Kind, ...] = ('reach', 'pick', 'push', 'pick')
 
 
 def record_demonstrations(
@@ -78,7 +80,7 @@ def _record_corrections(folder: Path, shard: int, checkpoint: Path, unnorm_key: 
     policy = Policy(backend, load_dataset_profile(unnorm_key))
     robot = load_robot_profile('sim')
     episodes = [
-        record_correction(KINDS[n % len(KINDS)], n // len(KINDS), policy, robot)
+        record_correction(_CORRECTED[n % len(_CORRECTED)], n, policy, robot)
         for n in range(shard * EPISODES_PER_SHARD, (shard + 1) * EPISODES_PER_SHARD)
     ]
     write_shard(folder, episodes)

@@ -28,6 +28,7 @@ from openvla_ros.training.tokenizer import (
 )
 
 _WHITENING_IMAGES = 300
+_CONVENTIONS = (STATISTICS_FILE, 'tokenizer.json', 'tokenizer_config.json')
 UNNORM_KEY = 'openvla_ros_demo'
 
 
@@ -38,9 +39,16 @@ class Run:
     that were normalised with them mean the same for the whole run.
     """
 
-    def __init__(self, folder: Path, sizes: SmallModel) -> None:
-        """Open or start the run in a folder."""
+    def __init__(self, folder: Path, sizes: SmallModel, start: Path | None = None) -> None:
+        """Open or start the run in a folder.
+
+        Args:
+            folder: Of the run.
+            sizes: Of the network.
+            start: A checkpoint whose weights, tokenizer and statistics the run begins with.
+        """
         self.folder = folder
+        self.start = start
         self.sizes = sizes
         self.data = folder / 'data'
         self.state_path = folder / 'state.pt'
@@ -51,7 +59,10 @@ class Run:
         return sorted(p for p in self.data.iterdir() if not p.name.endswith('.partial'))
 
     def prepare(self, data: Demonstrations) -> None:
-        """Make tokenizer and statistics where they are missing."""
+        """Make tokenizer and statistics where they are missing, or take those of the start."""
+        if self.start is not None:
+            for name in _CONVENTIONS:
+                shutil.copyfile(self.start / name, self.folder / name)
         if not (self.folder / 'tokenizer.json').exists():
             save_tokenizer(build_tokenizer(all_instructions()), self.folder)
         if not (self.folder / STATISTICS_FILE).exists():
@@ -81,7 +92,12 @@ class Run:
     def state(self, schedule: Schedule) -> TrainingState:
         """The state the run is in: saved, or new."""
         model = self.new_model(schedule.seed)
-        if not self.state_path.exists():
+        if self.state_path.exists():
+            pass
+        elif self.start is not None:
+            started = OpenVLA.from_pretrained(self.start, dtype=torch.float32)
+            model.load_state_dict(started.state_dict())
+        else:
             shard = next(read_shards(self.shards()))
             images = torch.from_numpy(np.array(shard.images[:_WHITENING_IMAGES]))
             pixels = pixel_values(images, self.sizes.preprocessor_config())
@@ -109,7 +125,7 @@ class Run:
         model.load_state_dict(content['average'])
         target.mkdir(parents=True, exist_ok=True)
         model.to(torch.bfloat16).save_pretrained(target)
-        for name in (STATISTICS_FILE, 'tokenizer.json', 'tokenizer_config.json'):
+        for name in _CONVENTIONS:
             shutil.copyfile(self.folder / name, target / name)
         for file in target.iterdir():
             file.chmod(0o644)

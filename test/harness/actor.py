@@ -28,6 +28,8 @@ class Actor(Node):
         super().__init__(name)
         self._requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self._wake = self.create_guard_condition(self._serve)
+        # Once in a great many commands the executor does not see the guard condition.
+        self.every(0.05, self._serve)
 
     def do_ping(self) -> float:
         """Answer the steady time."""

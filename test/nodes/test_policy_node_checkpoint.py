@@ -98,13 +98,15 @@ def test_a_real_network_acts_through_the_node_as_it_does_in_process(checkpoint, 
             bench.wait(lambda: record['model_input'], 'a model input')
         seen = np.frombuffer(record['model_input'][0][1].data, np.uint8)
         np.testing.assert_array_equal(seen, policy.model_input(camera._pixels()).ravel())
-        values = bench.wait(
+        # Seven for the first action, fewer for those after it: in a still scene drafts are taken.
+        bench.wait(
             lambda: (
-                (v := bench.diagnostics['policy_node: policy'][2]).get('passes_per_action') and v
+                float(bench.diagnostics['policy_node: policy'][2].get('passes_per_action', 'nan'))
+                < 7.0
             ),
-            'figures of actions',
+            'actions in fewer than seven passes',
         )
-        assert float(values['passes_per_action']) < 7.0  # a still scene: drafts are taken
+        values = bench.diagnostics['policy_node: policy'][2]
         assert {'inference.vision_p50_ms', 'inference.decode_p50_ms'} <= set(values)
         t_s = process.signal(signal.SIGTERM)
         assert process.wait(5.0) == 0

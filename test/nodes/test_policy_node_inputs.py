@@ -276,7 +276,7 @@ def test_two_publishers_of_instructions_are_told(bench):
         lambda: bench.diagnostics['policy_node: policy'][2]['instruction_publishers'] == '2',
         'two publishers',
     )
-    assert '2 publishers of /instruction' in bench.policy.log_text()
+    bench.wait(lambda: '2 publishers of /instruction' in bench.policy.log_text(), 'a warning')
     bench.node.destroy_publisher(publisher)
 
 

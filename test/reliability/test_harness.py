@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from harness.limits import ACTIVE, Limits
 from harness.processes import DeadlineError, own_domain_id
@@ -36,20 +37,33 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
 
 
+def commanded(world: World, twist: list[float] | None) -> None:
+    """Let the policy say ``twist`` (None: whatever it says) until the robot hears it, or zeros."""
+    if twist is not None:
+        world.policy.call('spoil', twist=twist)
+    wanted = np.zeros(6) if twist is None else np.array(twist)
+
+    def heard() -> bool:
+        newest = world.twists(since_s=time.monotonic() - 0.2)['data'][-1:]
+        return len(newest) > 0 and np.allclose(newest[0, :6], wanted, equal_nan=True)
+
+    world.wait_until(heard, f'the robot hears {wanted}')
+
+
 def test_a_controller_without_a_clamp_is_found_out(world: World) -> None:
     world.recover()
     injected = world.inject(world.policy.kill)
     assert injected.speed_mps == pytest.approx(0.1, abs=0.01)
     time.sleep(1.2)
     world.start_policy('--pattern', 'constant')
-    for twist in ([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, float('nan')]):
-        world.policy.call('spoil', twist=twist)
-        time.sleep(0.4)
+    commanded(world, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    time.sleep(0.4)  # with 1 m/s: through the box
+    commanded(world, [0.0, 0.0, 0.0, 0.0, 0.0, float('nan')])
+    commanded(world, [0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
     world.request('arm', on=False)
-    world.policy.call('spoil', twist=[0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
-    time.sleep(0.3)
+    commanded(world, None)
     world.request('arm')
-    time.sleep(0.5)
+    commanded(world, [0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
     kinds = world.check().kinds()
     assert {'finite', 'speed', 'axis_speed', 'turn', 'accel', 'turn_accel', 'box'} <= kinds
     if world.canary_gap_s(injected.t_s, injected.t_s + 1.2) < 0.06:
