@@ -5,6 +5,12 @@ going: a steady-clock timer that publishes in every state, callbacks that cannot
 and a shutdown that brings the arm to rest first.
 """
 
+if __name__ == '__main__':  # before what takes long to import
+    from openvla_ros.nodes.early_exit import exit_at_signals
+
+    exit_at_signals()
+
+
 import contextlib
 import functools
 import gc

@@ -4,6 +4,12 @@ It only listens. Neither policy nor controller waits for it, and the overlay is 
 somebody looks at it.
 """
 
+if __name__ == '__main__':  # before what takes long to import
+    from openvla_ros.nodes.early_exit import exit_at_signals
+
+    exit_at_signals()
+
+
 import signal
 import sys
 import time

@@ -5,6 +5,12 @@ worker. The worker owns the model and does the rest: pixels, network, checks, pu
 may be published is decided in `core/policy_gate.py`; ``~/status`` says why nothing is.
 """
 
+if __name__ == '__main__':  # before what takes long to import
+    from openvla_ros.nodes.early_exit import exit_at_signals
+
+    exit_at_signals()
+
+
 import collections
 import contextlib
 import faulthandler

@@ -4,6 +4,12 @@ It has the timeout the controller demands of every driver: a twist older than ``
 is not followed any more. Rendering happens in a thread of its own and never delays the arm.
 """
 
+if __name__ == '__main__':  # before what takes long to import
+    from openvla_ros.nodes.early_exit import exit_at_signals
+
+    exit_at_signals()
+
+
 import json
 import os
 import signal
