@@ -59,8 +59,10 @@ class ImageSpec:
     ) -> 'ImageSpec':
         """Read the content of a preprocessor_config.json.
 
-        The derived ``tvf_*`` entries are checked against what they derive from; the letterbox
-        entries, where stored, win over the derived ones, as they do in the original processor.
+        ``image_resize_strategy`` decides; the derived ``tvf_*`` entries are checked against what
+        they derive from. Two exceptions: a stored letterbox colour wins over the derived one, as
+        in the original processor, and ``tvf_do_letterbox: false`` beside a letterbox is passed
+        over: it is what that processor starts from, and stays when only the strategy is edited.
 
         Raises:
             ConfigError: a key is missing, of another type, unknown or contradicts another.
@@ -355,9 +357,7 @@ def _entry(config: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
 def _letterbox_fill(
     config: Mapping[str, Any], strategy: str, towers: Sequence[TowerInput], where: str
 ) -> tuple[int, int, int] | None:
-    stored = config.get('tvf_do_letterbox')
-    padded = stored if isinstance(stored, bool) else strategy == 'letterbox'
-    if not padded:
+    if strategy != 'letterbox':
         return None
     fill = config.get('tvf_letterbox_fill')
     if fill is None:
@@ -371,6 +371,11 @@ def _letterbox_fill(
 def _check_derived_entries(
     config: Mapping[str, Any], strategy: str, towers: Sequence[TowerInput], where: str
 ) -> None:
+    if config.get('tvf_do_letterbox') is True and strategy != 'letterbox':
+        raise ConfigError(
+            f'{where}: tvf_do_letterbox is true, but image_resize_strategy is {strategy!r}; the '
+            'file contradicts itself'
+        )
     for i, tower in enumerate(towers):
         whole = [tower.size, tower.size]
         expected = {

@@ -94,10 +94,17 @@ def test_resize_crop_keeps_the_centre_of_the_longer_side():
 
 def test_the_letterbox_colour_is_the_stored_one_or_the_last_towers():
     fused = {**CONFIG, 'image_resize_strategy': 'letterbox'}
-    fused.pop('tvf_do_letterbox')
     assert ImageSpec.from_config(fused).letterbox_fill == (127, 127, 127)
     stored = {**fused, 'tvf_do_letterbox': True, 'tvf_letterbox_fill': [123, 116, 103]}
     assert ImageSpec.from_config(stored).letterbox_fill == (123, 116, 103)
+
+
+@pytest.mark.parametrize('stored', [False, True, None, ...])
+def test_the_strategy_decides_whether_a_picture_is_letterboxed(stored):
+    config = {**CONFIG, 'image_resize_strategy': 'letterbox', 'tvf_do_letterbox': stored}
+    if stored is ...:
+        del config['tvf_do_letterbox']
+    assert (resize_image(picture(100, 300), ImageSpec.from_config(config))[0] == 127).all()
 
 
 def test_other_sizes_and_filters_are_read_from_the_file():
@@ -123,6 +130,7 @@ def test_other_sizes_and_filters_are_read_from_the_file():
         ({'use_fused_vision_backbone': True}, 'describes 1 tower'),
         ({'tvf_resize_params': [{'size': 224}]}, 'contradicts itself'),
         ({'tvf_crop_params': [{'output_size': [200, 200]}]}, 'contradicts itself'),
+        ({'tvf_do_letterbox': True}, 'tvf_do_letterbox is true, but .*contradicts itself'),
     ],
 )
 def test_a_preprocessor_that_cannot_be_followed_is_refused(changes, message):
