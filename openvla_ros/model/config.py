@@ -107,6 +107,7 @@ _TOWERS: dict[str, dict[str, Any]] = {
     'vit_so400m_patch14_siglip_224': _siglip(1152, 27, 16, 14, mlp_ratio=3.7362),
     'vit_so400m_patch14_siglip_384': _siglip(1152, 27, 16, 14, mlp_ratio=3.7362),
 }
+_ARCHITECTURE = 'OpenVLAForActionPrediction'
 _ACTIVATIONS = ('gelu', 'gelu_tanh', 'quick_gelu', 'silu')
 _DINO_L = 'vit_large_patch14_reg4_dinov2.lvd142m'
 #: What a config.json that names only its vision_backbone_id means.
@@ -176,6 +177,12 @@ class OpenVLAConfig:
 
     @classmethod
     def _parsed(cls, raw: Mapping[str, Any]) -> 'OpenVLAConfig':
+        architectures = _typed(raw, 'architectures', list, [])
+        if architectures and _ARCHITECTURE not in architectures:
+            raise ConfigError(
+                f'architectures: got {", ".join(map(str, architectures))}, expected '
+                f'{_ARCHITECTURE}, the one this package computes'
+            )
         towers = _towers(raw)
         if len({tower.num_patches for tower in towers}) > 1:
             raise ConfigError(
@@ -225,8 +232,18 @@ def load_config(folder: str | Path) -> OpenVLAConfig:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; raises ConfigError naming the file."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        text = path.read_text(encoding='utf-8')
+    except FileNotFoundError as error:
+        raise ConfigError(f'{path}: cannot be read, there is no such file') from error
     except (OSError, ValueError) as error:
+        raise ConfigError(f'{path}: cannot be read as text: {error}') from error
+    if text.startswith('version https://git-lfs'):
+        raise ConfigError(
+            f'{path}: is a git-LFS pointer, not the file; run `git lfs pull` in its repository'
+        )
+    try:
+        content = json.loads(text)
+    except ValueError as error:
         raise ConfigError(f'{path}: cannot be read as JSON: {error}') from error
     if not isinstance(content, dict):
         raise ConfigError(f'{path}: holds {type(content).__name__}, expected a JSON object')

@@ -20,6 +20,8 @@ _DEFAULTS: dict[str, Any] = {
     'rope_theta': 10000.0,
     'initializer_range': 0.02,
 }
+#: Where transformers takes null as 'not given'.
+_NULL_IS_DEFAULT = ('num_key_value_heads', 'head_dim')
 #: Variants of the architecture that this decoder does not compute, with the only value it accepts.
 _ONLY: dict[str, Any] = {
     'model_type': 'llama',
@@ -55,14 +57,16 @@ class LlamaConfig:
         Raises:
             ConfigError: if it describes a variant this decoder does not compute.
         """
-        values = {key: text_config.get(key, default) for key, default in _DEFAULTS.items()}
+        values = {key: _number(text_config, key, default) for key, default in _DEFAULTS.items()}
         rope = text_config.get('rope_parameters') or {}
+        if not isinstance(rope, Mapping):
+            raise ConfigError(f'text_config.rope_parameters: got {rope!r}, expected a mapping')
         if rope.get('rope_type', 'default') != 'default':
             raise ConfigError(
                 f'text_config.rope_parameters.rope_type is {rope["rope_type"]!r}, but this '
                 "decoder computes only 'default'; use a checkpoint without RoPE scaling."
             )
-        values['rope_theta'] = float(rope.get('rope_theta', values['rope_theta']))
+        values['rope_theta'] = float(_number(rope, 'rope_theta', values['rope_theta']))
         for key, only in _ONLY.items():
             if text_config.get(key, only) != only:
                 raise ConfigError(
@@ -70,11 +74,24 @@ class LlamaConfig:
                     f'{only!r}; use a checkpoint of the Llama-2 architecture.'
                 )
         heads = values['num_attention_heads']
-        kv_heads = text_config.get('num_key_value_heads') or heads
-        head_dim = text_config.get('head_dim') or values['hidden_size'] // heads
+        kv_heads = _number(text_config, 'num_key_value_heads', heads)
+        head_dim = _number(text_config, 'head_dim', values['hidden_size'] // heads)
         if values['hidden_size'] % heads or heads % kv_heads or head_dim % 2:
             raise ConfigError(
                 f'text_config asks for hidden_size {values["hidden_size"]}, {heads} heads and '
                 f'{kv_heads} key-value heads, which do not divide each other; correct config.json.'
             )
         return cls(num_key_value_heads=kv_heads, head_dim=head_dim, **values)
+
+
+def _number(content: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Return a positive number of the default's type, the default where the key is absent."""
+    value = content.get(key, default)
+    if value is None and key in _NULL_IS_DEFAULT:
+        return default
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default) or not 0 < value < float('inf'):
+        kind = 'an integer' if isinstance(default, int) else 'a number'
+        raise ConfigError(f'text_config.{key}: got {value!r}, expected {kind} above 0')
+    return value

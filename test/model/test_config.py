@@ -104,11 +104,31 @@ def test_the_activation_override_is_heeded():
         ({'use_fused_vision_backbone': 'yes'}, "use_fused_vision_backbone: got 'yes'"),
         ({'text_config': {'model_type': 'mistral'}}, 'mistral'),
         ({'text_config': {'rope_scaling': {'type': 'linear'}}}, 'rope_scaling'),
+        ({'text_config': {'rope_parameters': 5}}, 'rope_parameters: got 5'),
+        ({'text_config': {'hidden_size': '64'}}, "text_config.hidden_size: got '64', expected an"),
+        ({'text_config': {'num_hidden_layers': 0}}, 'num_hidden_layers: got 0, .*above 0'),
+        ({'text_config': {'num_attention_heads': 0}}, 'num_attention_heads: got 0'),
+        ({'text_config': {'vocab_size': None}}, 'vocab_size: got None'),
+        ({'text_config': {'rms_norm_eps': 'a'}}, "rms_norm_eps: got 'a', expected a number"),
+        ({'text_config': {'rope_theta': float('nan')}}, 'rope_theta: got nan'),
+        ({'architectures': ['LlavaForConditionalGeneration']}, 'architectures: got Llava'),
+        ({'architectures': 'OpenVLA'}, "architectures: got 'OpenVLA', expected list"),
     ],
 )
 def test_what_cannot_be_computed_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=f'^config.json: .*{message}'):
         config(**changes)
+
+
+def test_null_where_transformers_takes_it_as_not_given_is_the_default():
+    text = config(text_config={**RAW['text_config'], 'num_key_value_heads': None}).text
+    assert text.num_key_value_heads == text.num_attention_heads
+
+
+def test_a_git_lfs_pointer_is_recognised(tmp_path):
+    (tmp_path / 'config.json').write_text('version https://git-lfs.github.com/spec/v1\noid a\n')
+    with pytest.raises(ConfigError, match=r'config\.json: is a git-LFS pointer'):
+        load_config(tmp_path)
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"model_type": "openvla"', 'null'])
