@@ -15,12 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openvla_ros.core.strict_config import did_you_mean
+
 MAX_REQUEST_BYTES = 96 * 2**20
 """Largest request accepted: a 64 MiB image in base64, with room for the text around it."""
 MAX_REPLY_BYTES = 64 * 2**10
 MAX_IMAGE_SIDE_PX = 8192
 MIN_IMAGE_SIDE_PX = 16
 MAX_ACTION_DIM = 64
+_REQUEST_KEYS = ('image', 'instruction', 'unnorm_key')
+ABOUT_INSTRUCTION, ABOUT_OUTPUT = 'instruction', 'output'
+"""What a failure of ``/predict`` is ``about``, where asking again would not help."""
 ERROR_BODY = b'"error"'
 """What upstream's server answers to any failure; its clients look for this string."""
 
@@ -109,6 +114,9 @@ def request_body(
 def parse_request(body: bytes) -> ActRequest:
     """Parse the body of a request, plain or double-encoded.
 
+    Keys that are not of the protocol are ignored, as upstream's server does, because clients
+    written for several servers send some; one that looks mistyped is refused.
+
     Raises:
         ProtocolError: the body is not a request; nothing of it may be used then.
     """
@@ -118,10 +126,10 @@ def parse_request(body: bytes) -> ActRequest:
         if len(content) != 1 or not isinstance(content['encoded'], str):
             raise ProtocolError('request: encoded must be the only key and hold text')
         content = _json_object(content['encoded'], 'request: encoded')
-    unknown = sorted(set(content) - {'image', 'instruction', 'unnorm_key'})
-    if unknown:
-        known = 'image, instruction, unnorm_key'
-        raise ProtocolError(f'request: unknown key {unknown[0][:40]!r}; known: {known}')
+    for key in set(content) - set(_REQUEST_KEYS):
+        suggestion = did_you_mean(key, _REQUEST_KEYS)
+        if suggestion:
+            raise ProtocolError(f'request: unknown key {key[:40]!r}{suggestion}')
     for key in ('image', 'instruction'):
         if key not in content:
             raise ProtocolError(f'request: {key} is missing')

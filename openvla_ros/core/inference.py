@@ -1,6 +1,8 @@
 """What a policy node asks of the network, wherever it runs: image and sentence in, action out."""
 
 import dataclasses
+import gc
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -57,7 +59,8 @@ class InferenceBackend(Protocol):
             instruction: What the human wrote.
 
         Raises:
-            NonActionTokenError: the network wrote something that is not an action.
+            ValueError: what the network wrote is not an action (NonActionTokenError, where it
+                is known that a token was not one).
             BackendUnavailable: no action now, perhaps later.
             InstructionRefused: the instruction does not fit the network.
         """
@@ -79,3 +82,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     kinds = type(error).__mro__
     return any(kind.__name__ in ('OutOfMemoryError', 'MemoryError') for kind in kinds)
+
+
+def free_memory() -> None:
+    """Give memory back to the system: Python's, and torch's cache if torch is in use."""
+    gc.collect()
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

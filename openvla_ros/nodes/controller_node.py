@@ -6,7 +6,7 @@ and a shutdown that brings the arm to rest first.
 """
 
 if __name__ == '__main__':  # before what takes long to import
-    from openvla_ros.nodes.early_exit import exit_at_signals
+    from openvla_ros.core.early_exit import exit_at_signals
 
     exit_at_signals()
 

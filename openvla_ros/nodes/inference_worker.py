@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import queue
 import sys
 import threading
@@ -10,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from openvla_ros.core.inference import is_out_of_memory
+from openvla_ros.core.inference import free_memory, is_out_of_memory
 from openvla_ros.core.policy import Policy
 
 Job = TypeVar('Job')
@@ -142,14 +141,6 @@ class InferenceWorker(Generic[Job]):
                     3,
                 )
             raise
-
-
-def free_memory() -> None:
-    """Give memory back to the system: Python's, and torch's cache if torch is in use."""
-    gc.collect()
-    torch = sys.modules.get('torch')
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _died(when: str, error: BaseException) -> Failure:

@@ -6,7 +6,7 @@ may be published is decided in `core/policy_gate.py`; ``~/status`` says why noth
 """
 
 if __name__ == '__main__':  # before what takes long to import
-    from openvla_ros.nodes.early_exit import exit_at_signals
+    from openvla_ros.core.early_exit import exit_at_signals
 
     exit_at_signals()
 

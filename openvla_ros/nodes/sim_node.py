@@ -5,7 +5,7 @@ is not followed any more. Rendering happens in a thread of its own and never del
 """
 
 if __name__ == '__main__':  # before what takes long to import
-    from openvla_ros.nodes.early_exit import exit_at_signals
+    from openvla_ros.core.early_exit import exit_at_signals
 
     exit_at_signals()
 

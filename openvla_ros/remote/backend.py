@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.core.act_protocol import (
+    ABOUT_INSTRUCTION,
+    ABOUT_OUTPUT,
     MAX_REPLY_BYTES,
     ProtocolError,
     check_action,
@@ -19,6 +21,7 @@ from openvla_ros.core.act_protocol import (
     request_body,
 )
 from openvla_ros.core.inference import BackendUnavailable, PredictedAction
+from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, parse_norm_stats, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 
@@ -26,6 +29,8 @@ UPSTREAM_IMAGE_SIZE = 224
 """Side of the input of every checkpoint that upstream's server serves [px]."""
 MAX_HEALTH_BYTES = 4 * 2**20
 """Statistics of some hundred datasets fit; anything larger is not a health report."""
+_NOT_READY = (429, 500, 502, 503, 504)
+"""To ask again; any other answer but our own report is of a server that has no /health."""
 
 
 class RemoteBackend:
@@ -72,15 +77,15 @@ class RemoteBackend:
             UnnormKeyError: it answers and does not have the statistics of our unnorm_key.
         """
         status, body = self._exchange('GET', '/health', None, MAX_HEALTH_BYTES)
-        if status == 404:
-            self._detailed = False
-            self.description = f"server {self._url} (speaks upstream's /act alone)"
-            return
-        if status != 200:
+        if status in _NOT_READY:
             raise BackendUnavailable(
                 f'server {self._url} is not ready: HTTP {status}{_said(body)}'
             )
-        self._read_health(body)
+        if status == 200 and _is_our_health(body):
+            self._read_health(body)
+            return
+        self._detailed = False
+        self.description = f"server {self._url} (speaks upstream's /act alone)"
 
     def predict(self, image: NDArray[np.uint8], instruction: str) -> PredictedAction:
         """Have the server compute one action.
@@ -93,6 +98,8 @@ class RemoteBackend:
             The action, float64[D], checked to be finite; tokens and times where the server tells.
 
         Raises:
+            InstructionRefused: the instruction does not fit the network (our server tells).
+            ValueError: what the network wrote is not an action (our server tells).
             BackendUnavailable: no answer in time, a refusal, or an answer that is not an action.
         """
         body = request_body(check_image(image), instruction, self._unnorm_key)
@@ -101,7 +108,7 @@ class RemoteBackend:
         status, reply = self._exchange('POST', route, body, MAX_REPLY_BYTES)
         elapsed_s = time.perf_counter() - started_s
         if status != 200:
-            raise BackendUnavailable(f'server {self._url} refused: HTTP {status}{_said(reply)}')
+            raise self._refusal(status, reply)
         try:
             return self._prediction(reply, elapsed_s)
         except ProtocolError as error:
@@ -137,11 +144,18 @@ class RemoteBackend:
             min_margin=_number(content, 'min_margin', float),
         )
 
+    def _refusal(self, status: int, reply: bytes) -> Exception:
+        """Return what the network itself would have raised, where our server tells it."""
+        said = _said(reply)
+        about = _about(reply) if self._detailed else ''
+        if about == ABOUT_INSTRUCTION:
+            return InstructionRefused(said[2:])
+        if about == ABOUT_OUTPUT:
+            return ValueError(f'server {self._url}{said}')
+        return BackendUnavailable(f'server {self._url} refused: HTTP {status}{said}')
+
     def _read_health(self, body: bytes) -> None:
-        try:
-            content = _object(body, 'health')
-        except ProtocolError as error:
-            raise BackendUnavailable(f'server {self._url}: {error}') from error
+        content = _object(body, 'health')
         stats = parse_norm_stats(content.get('norm_stats', {}), f'server {self._url}')
         resolve_unnorm_key(stats, self._unnorm_key)
         size = content.get('image_size')
@@ -242,6 +256,21 @@ def _number(content: dict[str, Any], key: str, kind: type) -> Any:
     if type(value) not in (int, float):
         raise ProtocolError(f'reply: {key} is not a number')
     return kind(value)
+
+
+def _is_our_health(body: bytes) -> bool:
+    """Say whether a health report is our server's; others answer whatever they like."""
+    try:
+        return {'image_size', 'norm_stats'} <= set(_object(body, 'health'))
+    except ProtocolError:
+        return False
+
+
+def _about(body: bytes) -> str:
+    try:
+        return str(_object(body, 'reply').get('about', ''))
+    except ProtocolError:
+        return ''
 
 
 def _said(body: bytes) -> str:

@@ -1,8 +1,14 @@
 """Run the inference server: ``python -m openvla_ros.serving --model PATH``."""
 
+if __name__ == '__main__':  # before what takes long to import
+    from openvla_ros.core.early_exit import exit_at_signals
+
+    exit_at_signals()
+
 import argparse
 import ipaddress
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -64,8 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
             'listening on %s: everybody who reaches this address may ask, there is no password',
             options.host,
         )
-    _LOG.info('ready: %s at http://%s:%d/act', backend.description, options.host, options.port)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
@@ -73,7 +78,21 @@ def main(args: Sequence[str] | None = None) -> int:
         limit_concurrency=32,
         timeout_graceful_shutdown=5,
     )
+    _Server(config, f'{backend.description} at http://{options.host}:{options.port}/act').run()
     return 0
+
+
+class _Server(uvicorn.Server):
+    """Says that it is ready when it listens, and not before: the port may be taken."""
+
+    def __init__(self, config: uvicorn.Config, description: str) -> None:
+        super().__init__(config)
+        self._description = description
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _LOG.info('ready: %s', self._description)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from openvla_ros.core.act_protocol import (
+    ABOUT_INSTRUCTION,
+    ABOUT_OUTPUT,
     ERROR_BODY,
     MAX_REQUEST_BYTES,
     ActRequest,
@@ -19,7 +21,14 @@ from openvla_ros.core.act_protocol import (
     parse_request,
     reply_body,
 )
-from openvla_ros.core.inference import BackendUnavailable, InferenceBackend, PredictedAction
+from openvla_ros.core.action_tokens import NonActionTokenError
+from openvla_ros.core.inference import (
+    BackendUnavailable,
+    InferenceBackend,
+    PredictedAction,
+    free_memory,
+    is_out_of_memory,
+)
 from openvla_ros.core.instruction import InstructionRefused, parse_instruction
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError
 
@@ -38,12 +47,14 @@ class RequestRefused(Exception):  # noqa: N818 - a reply, not a defect
     Attributes:
         status: HTTP status.
         sentence: What was wrong and what to do.
+        about: ABOUT_INSTRUCTION, ABOUT_OUTPUT or ''.
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, about: str = '') -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.about = about
 
 
 class Inference:
@@ -75,14 +86,18 @@ class Inference:
     def _predict(self, request: ActRequest) -> PredictedAction:
         try:
             backend = self._backend_of_key(request.unnorm_key)
-            return backend.predict(request.image, request.instruction)
+            return _predict_with_one_retry(backend, request)
         except UnnormKeyError as error:
             raise RequestRefused(422, str(error)) from error
+        except InstructionRefused as error:
+            raise RequestRefused(422, str(error), ABOUT_INSTRUCTION) from error
+        except NonActionTokenError as error:
+            raise RequestRefused(500, str(error), ABOUT_OUTPUT) from error
         except BackendUnavailable as error:
             raise RequestRefused(503, str(error)) from error
         except Exception as error:
             _LOG.exception('inference failed')
-            sentence = f'inference failed: {type(error).__name__}: {error}'
+            sentence = f'inference failed: {type(error).__name__}: {error}'.rstrip(': ')
             raise RequestRefused(500, sentence) from error
 
 
@@ -104,7 +119,8 @@ def create_app(
         POST /act: upstream's protocol. On failure the body is upstream's ``"error"``; the HTTP
             status and the header ``X-Error`` say what upstream does not.
         POST /predict: the same request; the reply is an object with action, action_tokens,
-            stage_s, num_passes and min_margin, and an object with ``detail`` on failure.
+            stage_s, num_passes and min_margin; on failure an object with ``detail`` and, where
+            the instruction or the network's output is the cause, ``about``.
         GET /health: status, description, image_size, answered and norm_stats.
     """
     inference = Inference(backend_of_key)
@@ -139,7 +155,10 @@ def create_app(
         try:
             prediction = await inference.answer(await _read(http_request))
         except RequestRefused as refusal:
-            return _json_response(_bytes({'detail': refusal.sentence}), refusal.status)
+            content = {'detail': refusal.sentence}
+            if refusal.about:
+                content['about'] = refusal.about
+            return _json_response(_bytes(content), refusal.status)
         return _json_response(_bytes(_prediction_json(prediction)))
 
     @app.get('/health')
@@ -158,13 +177,26 @@ async def _read(http_request: Request) -> ActRequest:
             raise RequestRefused(413, f'request: more than {MAX_REQUEST_BYTES} bytes')
     try:
         request = parse_request(bytes(body))
-        if parse_instruction(request.instruction).is_stop:
-            raise RequestRefused(
-                422, 'the instruction is empty; ask for nothing by asking nothing'
-            )
-    except (ProtocolError, InstructionRefused) as error:
+        # Whether letters beyond ASCII are wanted is for the client to say; upstream takes them.
+        if parse_instruction(request.instruction, allow_unicode=True).is_stop:
+            raise InstructionRefused('the instruction is empty; ask for nothing by asking nothing')
+    except ProtocolError as error:
         raise RequestRefused(422, str(error)) from error
+    except InstructionRefused as error:
+        raise RequestRefused(422, str(error), ABOUT_INSTRUCTION) from error
     return request
+
+
+def _predict_with_one_retry(backend: InferenceBackend, request: ActRequest) -> PredictedAction:
+    try:
+        return backend.predict(request.image, request.instruction)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except clause: the traceback holds the tensors that are to be freed.
+    backend.reset()
+    free_memory()
+    return backend.predict(request.image, request.instruction)
 
 
 def _prediction_json(prediction: PredictedAction) -> dict[str, Any]:
@@ -203,4 +235,4 @@ def _json_response(
 
 def _header_text(sentence: str) -> str:
     printable = ''.join(c if ' ' <= c <= '~' else '?' for c in sentence)
-    return printable[:300]
+    return printable[:300].strip()  # HTTP allows no space at either end

@@ -71,6 +71,11 @@ def broken(**changes):
     return json.dumps({key: value for key, value in content.items() if value is not ...}).encode()
 
 
+def test_what_other_servers_are_told_is_ignored_as_upstream_does():
+    request = parse_request(broken(state=[0.0] * 8, temperature=0.5))
+    assert request.instruction == 'go'
+
+
 @pytest.mark.parametrize(
     ('body', 'message'),
     [
@@ -82,7 +87,7 @@ def broken(**changes):
         (broken(instruction=...), 'instruction is missing'),
         (broken(instruction=3), 'instruction is not text'),
         (broken(unnorm_key=3), 'unnorm_key is not text'),
-        (broken(unorm_key='x'), "unknown key 'unorm_key'"),
+        (broken(unorm_key='x'), r"unknown key 'unorm_key' \(did you mean 'unnorm_key'\?\)"),
         (broken(encoded='{}'), 'encoded must be the only key'),
         (broken(image=[1, 2]), 'expected an array'),
         (broken(image=encode_array(IMAGE.astype(np.float64))), "got type '<f8', expected"),

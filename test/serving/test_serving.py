@@ -10,7 +10,9 @@ import pytest
 import uvicorn
 
 from openvla_ros.core.act_protocol import encode_array, parse_reply, request_body
+from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.inference import BackendUnavailable, PredictedAction
+from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.remote.backend import RemoteBackend
@@ -32,10 +34,16 @@ class MeanColourBackend:
     def __init__(self, key, state):
         self.key, self.state = key, state
 
+    def reset(self):
+        """Nothing is kept."""
+
     def predict(self, image, instruction):
         time.sleep(self.state.get('delay_s', 0.0))
         if 'error' in self.state:
-            raise self.state['error']
+            error = self.state['error']
+            if self.state.get('raise_once'):
+                del self.state['error']
+            raise error
         action = np.array([*image.mean(axis=(0, 1)), len(instruction), 0, 0, 1.0])
         action[4] = list(STATS).index(self.key)
         tokens = None if self.state.get('no_tokens') else np.arange(7, dtype=np.int64) + 31744
@@ -133,6 +141,20 @@ def test_a_wrong_request_is_upstreams_error_with_a_status_and_a_sentence(server,
     assert sentence in json.loads(reply)['detail']
 
 
+def test_letters_beyond_ascii_are_taken_as_upstream_takes_them(server):
+    status, _, reply = post(server.url + '/act', request_body(IMAGE, 'öffne die Tür', 'arm_a'))
+    assert status == 200
+    assert (parse_reply(reply) == expected_action('öffne die Tür', 0)).all()
+
+
+def test_memory_that_runs_out_once_is_freed_and_the_action_still_comes(server, state):
+    state['error'], state['raise_once'] = MemoryError(), True
+    assert post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0] == 200
+    state['error'] = MemoryError()
+    state['raise_once'] = False
+    assert post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0] == 500
+
+
 def test_a_failing_network_is_an_error_and_the_next_request_works(server, state):
     state['error'] = RuntimeError('CUDA says no')
     status, headers, reply = post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))
@@ -171,6 +193,25 @@ def test_the_node_side_gets_action_tokens_and_times(server):
     assert prediction.min_margin == 0.5
     assert prediction.stage_s['vision'] == 0.25
     assert 0.0 < prediction.stage_s['request'] < 5.0
+
+
+@pytest.mark.parametrize(
+    ('error', 'raised'),
+    [
+        (InstructionRefused('takes 229 tokens'), InstructionRefused),
+        (NonActionTokenError(3, 2, 32000, 256), ValueError),
+        (RuntimeError('CUDA says no'), BackendUnavailable),
+    ],
+)
+def test_the_node_side_is_told_why_the_network_made_no_action(server, state, error, raised):
+    backend = RemoteBackend(server.url, 'arm_a')
+    backend.warm_up()
+    state['error'] = error
+    with pytest.raises(raised) as refusal:
+        backend.predict(IMAGE, 'go')
+    assert str(error) in str(refusal.value)
+    del state['error']
+    assert backend.predict(IMAGE, 'go').action.shape == (7,)
 
 
 def test_a_key_the_server_lacks_is_refused_at_the_start(server):
@@ -222,16 +263,36 @@ def foreign_app(replies):
     return app
 
 
-def test_upstreams_server_without_health_is_spoken_to_by_act():
+@pytest.mark.parametrize(
+    'health',
+    [
+        (404, b'{"detail":"Not Found"}'),
+        (405, b''),
+        (501, b'<html>Unsupported method</html>'),
+        (200, b'ok'),
+        (200, b'{"status": "ok"}'),
+    ],
+)
+def test_a_server_whose_health_is_not_ours_is_spoken_to_by_act(health):
     action = np.array([0.1, 0, 0, 0, 0, 0, 1.0])
     reply = json.dumps(encode_array(action)).encode()
-    with Server(foreign_app({'/act': (200, reply)}), free_port()) as running:
+    app = foreign_app({'/health': health, '/act': (200, reply)})
+    with Server(app, free_port()) as running:
         backend = RemoteBackend(running.url + '/act', 'bridge_orig')
         backend.warm_up()
         assert backend.norm_stats is None
         prediction = backend.predict(IMAGE, 'go')
         assert (prediction.action == parse_reply(reply)).all()
         assert prediction.action_tokens is None
+
+
+def test_a_server_that_is_still_loading_is_not_taken_for_another_one():
+    app = foreign_app({'/health': (503, b'{"detail": "loading"}')})
+    with (
+        Server(app, free_port()) as running,
+        pytest.raises(BackendUnavailable, match='not ready: HTTP 503: loading'),
+    ):
+        RemoteBackend(running.url, 'bridge_orig').warm_up()
 
 
 @pytest.mark.parametrize(
