@@ -134,9 +134,11 @@ def check_tensors(
             f'describes' + (f', and {_listed(missing)} is missing' if missing else '')
         )
     if missing:
+        files = {tensor.file for tensor in stored.values()}
+        lacking = files.pop() if len(files) == 1 else Path(where) / INDEX_FILE
         raise CheckpointError(
-            f'{where}: tensor {_listed(missing)} is missing; the architecture config.json '
-            f'describes has {len(expected)} tensors, the files hold {len(stored)}'
+            f'{lacking}: tensor {_listed(missing)} is missing; the architecture config.json '
+            f'describes has {len(expected)} tensors, the checkpoint holds {len(stored)}'
         )
     for name, shape in expected.items():
         if stored[name].shape != shape:

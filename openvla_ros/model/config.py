@@ -368,6 +368,26 @@ def named_dtype(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.
     return _DTYPES[dtype]
 
 
+def named_device(device: torch.device | str) -> torch.device:
+    """Return a device given as such or by name; 'auto' is a GPU where there is one.
+
+    Raises:
+        ConfigError: no device has that name, or this machine has none.
+    """
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device: got {device!r}, expected 'auto', 'cpu' or 'cuda'") from error
+    if found.type == 'cuda' and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: got '{found}', but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs; use 'auto' or 'cpu', or install torch for CUDA"
+        )
+    return found
+
+
 def _dtype(raw: Mapping[str, Any]) -> torch.dtype:
     name = raw.get('torch_dtype') or raw.get('dtype') or 'bfloat16'
     if name not in _DTYPES:

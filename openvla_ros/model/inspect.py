@@ -20,7 +20,7 @@ from openvla_ros.core.normalization import ActionStats
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import StoredTensor, check_tensors, stored_tensors
-from openvla_ros.model.config import OpenVLAConfig, load_config, read_json_object
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_device, read_json_object
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.local_backend import norm_stats_of
 from openvla_ros.model.openvla import PREPROCESSOR_FILE, OpenVLA
@@ -107,7 +107,7 @@ def self_test(folder: Path, adapter: str | Path | None, device: str) -> str:
     Raises:
         SelfTestError: the model must not be used.
     """
-    chosen = torch.device(_default_device() if device == 'auto' else device)
+    chosen = named_device(device)
     try:
         precision = precision_of_checkpoint(folder, chosen, allow_slow=True)
     except ConfigError as error:
@@ -189,7 +189,7 @@ def _sizes(tensors: Iterable[StoredTensor]) -> tuple[str, str]:
 
 def _precisions(model: OpenVLA) -> list[str]:
     lines = []
-    for name in dict.fromkeys([_default_device(), 'cpu']):
+    for name in dict.fromkeys([named_device('auto').type, 'cpu']):
         device = torch.device(name)
         free = free_memory_bytes(device)
         rows = []
@@ -263,10 +263,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
         _row('', '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
         for row in rows
     ]
-
-
-def _default_device() -> str:
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def _parser() -> argparse.ArgumentParser:

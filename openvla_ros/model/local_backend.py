@@ -24,7 +24,7 @@ from openvla_ros.core.normalization import (
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.compilation import compile_vision
-from openvla_ros.model.config import named_dtype, read_json_object
+from openvla_ros.model.config import named_device, named_dtype, read_json_object
 from openvla_ros.model.cuda_graphs import capture_graphs
 from openvla_ros.model.decoding import neutral_draft
 from openvla_ros.model.gpu_resize import DevicePreprocessor
@@ -120,11 +120,10 @@ class LocalBackend:
         folder = checkpoint_folder(path, revision=revision, allow_download=allow_download)
         norm_stats = norm_stats_of(folder, adapter, allow_base=allow_base_statistics)
         key = resolve_unnorm_key(norm_stats, unnorm_key)  # before 15 GB are read
-        if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        device = named_device(device)
         precision = precision_of_checkpoint(
             folder,
-            torch.device(device),
+            device,
             dtype=None if dtype in (None, 'auto') else named_dtype(dtype, torch.bfloat16),
             quantization=None if quantization in ('none', '') else quantization,
             allow_slow=allow_slow,
@@ -174,12 +173,12 @@ class LocalBackend:
             InstructionRefused: the instruction is too long for the network.
         """
         model, clock = self.model, _Stages(self.model.device)
+        input_ids = self._input_ids(instruction)
         # Nothing is kept from an action that fails.
         draft, self._draft = self._draft, None
         if draft is None and self._use_draft:
             # Standing still, as good a guess as any and better than none.
             draft = np.array(neutral_draft(self.stats.action_dim, model.vocab_size))
-        input_ids = self._input_ids(instruction)
         with torch.inference_mode():
             pixel_values = self._pixel_values(image)
             clock.end('preprocess')
@@ -223,9 +222,10 @@ class LocalBackend:
         return self._preprocess(image)
 
     def _input_ids(self, instruction: str) -> torch.Tensor:
-        """The prompt's ids where the network is; kept as long as the instruction stays."""
+        """The prompt's ids where the network is; they and the draft go with the instruction."""
         if self._prompt is None or self._prompt[0] != instruction:
             self._prompt = instruction, self._tokenize(instruction)
+            self._draft = None
         return self._prompt[1]
 
     def _tokenize(self, instruction: str) -> torch.Tensor:

@@ -27,7 +27,13 @@ from openvla_ros.model.checkpoint import (
     save_weights,
     stored_tensors,
 )
-from openvla_ros.model.config import OpenVLAConfig, load_config, named_dtype, read_json_object
+from openvla_ros.model.config import (
+    OpenVLAConfig,
+    load_config,
+    named_device,
+    named_dtype,
+    read_json_object,
+)
 from openvla_ros.model.decoding import (
     DecodeResult,
     EagerPasses,
@@ -44,6 +50,9 @@ from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_to
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
 PREPROCESSOR_FILE = 'preprocessor_config.json'
+#: Tensors, or what becomes one.
+Pixels = Tensor | NDArray[np.float32]
+PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
 _TOWER_NAMES = ('featurizer', 'fused_featurizer')
 
 
@@ -134,7 +143,7 @@ class OpenVLA(nn.Module):
         quantization: str | None = None,
         adapter: str | Path | None = None,
         merge_adapter: bool = True,
-        allow_download: bool = False,
+        allow_download: bool = True,
         progress: Progress | None = None,
     ) -> 'OpenVLA':
         """Load a checkpoint in the released layout, from safetensors and JSON alone.
@@ -144,17 +153,20 @@ class OpenVLA(nn.Module):
             revision: Branch, tag or commit of a hub id.
             dtype: Of the parameters, as such or by name; None or 'auto' for the one config.json
                 names (bfloat16).
-            device: Of the parameters.
+            device: Of the parameters; 'auto' is a GPU where there is one.
             quantization: None or a scheme of ``model.quantization``, such as 'nf4' or 'int8'.
             adapter: Folder of a LoRA adapter to put on top.
             merge_adapter: Add the adapter to the weights; otherwise it runs beside them.
-            allow_download: Fetch a hub id that the local cache does not have.
+            allow_download: Fetch a hub id that the local cache does not have; what starts a robot
+                (``LocalBackend``) does so only when asked.
             progress: Called with (bytes read, bytes in all); by default a line on stderr.
 
         Raises:
-            ConfigError: there is no such checkpoint, or one of its JSON files cannot be used.
+            ConfigError: there is no such checkpoint or device, or one of the checkpoint's JSON
+                files cannot be used.
             CheckpointError: the weights cannot be used; file and tensor are named.
         """
+        device = named_device(device)
         folder = checkpoint_folder(
             path_or_hub_id, revision=revision, allow_download=allow_download
         )
@@ -231,12 +243,12 @@ class OpenVLA(nn.Module):
     def passes(self, passes: Passes | None) -> None:
         self._passes = passes
 
-    def vision_features(self, pixel_values: Tensor) -> Tensor:
+    def vision_features(self, pixel_values: Pixels) -> Tensor:
         """Patch features of both towers, joined on channels.
 
         Args:
-            pixel_values: float[B, 3 or 6, S, S] from ``core.image.preprocess_image``; any float
-                dtype, cast to the towers'.
+            pixel_values: float[B, 3 or 6, S, S], tensor or array, from
+                ``core.image.preprocess_image``; any float dtype, cast to the towers'.
 
         Returns:
             [B, P, C].
@@ -244,11 +256,12 @@ class OpenVLA(nn.Module):
         Raises:
             ValueError: another number of channels or another size than the checkpoint's.
         """
-        self._check_pixels(pixel_values)
-        features: Tensor = self.vision_backbone(pixel_values.to(self.device, self.dtype))
+        pixels = self._checked_pixels(pixel_values)
+        features: Tensor = self.vision_backbone(pixels.to(self.device, self.dtype))
         return features
 
-    def _check_pixels(self, pixel_values: Tensor) -> None:
+    def _checked_pixels(self, pixel_values: Pixels) -> Tensor:
+        pixel_values = torch.as_tensor(pixel_values)
         size = self.image_spec.size
         expected = (3 * len(self.config.towers), size, size)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
@@ -256,13 +269,14 @@ class OpenVLA(nn.Module):
                 f'pixel_values: got shape {list(pixel_values.shape)}, expected '
                 f'[B, {", ".join(map(str, expected))}]'
             )
+        return pixel_values
 
     def project(self, features: Tensor) -> Tensor:
         """Features [B, P, C] to rows of the language model [B, P, d]."""
         rows: Tensor = self.projector(features)
         return rows
 
-    def embed(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+    def embed(self, pixel_values: Pixels, input_ids: PromptIds) -> Tensor:
         """The language model's input: [BOS], the image, the rest of the prompt.
 
         Args:
@@ -275,17 +289,16 @@ class OpenVLA(nn.Module):
         if self.vision_stage is None or torch.is_grad_enabled() or len(pixel_values) != 1:
             image = self.project(self.vision_features(pixel_values))
         else:
-            self._check_pixels(pixel_values)
-            image = self.vision_stage(pixel_values)
+            image = self.vision_stage(self._checked_pixels(pixel_values))
         return self.join(image, input_ids)
 
-    def join(self, image: Tensor, input_ids: Tensor) -> Tensor:
+    def join(self, image: Tensor, input_ids: PromptIds) -> Tensor:
         """Put projected patches [B, P, d] behind the first id of int64[B, T]: [B, N, d].
 
         Raises:
             ValueError: the ids are not [B, T] or outside the embedding.
         """
-        ids = input_ids.to(self.device)
+        ids = torch.as_tensor(input_ids).to(self.device)
         rows = self.config.text.vocab_size
         if ids.ndim != 2 or ids.shape[0] != image.shape[0] or not ids.shape[1]:
             raise ValueError(
@@ -298,7 +311,7 @@ class OpenVLA(nn.Module):
         text = self.language_model.embed(ids).to(image.dtype)
         return torch.cat([text[:, :1], image, text[:, 1:]], dim=1)
 
-    def logits(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
+    def logits(self, pixel_values: Pixels, input_ids: PromptIds) -> Tensor:
         """Logits after every row of the whole sequence; batched and differentiable.
 
         The ids are taken as they are (nothing is appended). Row 0 is BOS, rows 1 to P the image,
@@ -317,7 +330,7 @@ class OpenVLA(nn.Module):
         logits: Tensor = self.language_model(self.embed(pixel_values, input_ids))
         return logits
 
-    def prompt_ids(self, input_ids: Sequence[int] | NDArray[np.int64] | Tensor) -> Tensor:
+    def prompt_ids(self, input_ids: PromptIds) -> Tensor:
         """Return int64[1, T] with the lone space's id appended where it is missing.
 
         Raises:
@@ -343,8 +356,8 @@ class OpenVLA(nn.Module):
     @torch.inference_mode()
     def decode(
         self,
-        pixel_values: Tensor,
-        input_ids: Sequence[int] | NDArray[np.int64] | Tensor,
+        pixel_values: Pixels,
+        input_ids: PromptIds,
         num_tokens: int,
         *,
         draft: Sequence[int] | NDArray[np.int64] | None = None,
@@ -364,7 +377,8 @@ class OpenVLA(nn.Module):
             for ``core.action_tokens.decode_action_tokens`` to refuse.
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a shape does not fit, no token is asked for, or the draft is too short or
+                holds an id that the embedding does not have.
             NonFiniteLogitsError: the network gave NaN or infinity.
         """
         pixels = torch.as_tensor(pixel_values)
@@ -380,14 +394,20 @@ class OpenVLA(nn.Module):
         draft: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> DecodeResult:
         """As ``decode``, from the embedded sequence [1, N, d]."""
+        if num_tokens < 1:
+            raise ValueError(f'num_tokens: got {num_tokens}, expected 1 or more')
         if draft is None:
             return greedy_decode(self.passes, embeds, num_tokens)
-        return jacobi_decode(self.passes, embeds, num_tokens, [int(token) for token in draft])
+        guess = [int(token) for token in draft]
+        rows = self.config.text.vocab_size
+        if any(not 0 <= token < rows for token in guess):
+            raise ValueError(f'draft: got {guess}, expected ids from 0 to {rows - 1}')
+        return jacobi_decode(self.passes, embeds, num_tokens, guess)
 
     def generate_action_tokens(
         self,
-        pixel_values: Tensor,
-        input_ids: Sequence[int] | NDArray[np.int64] | Tensor,
+        pixel_values: Pixels,
+        input_ids: PromptIds,
         num_tokens: int,
         *,
         draft: Sequence[int] | NDArray[np.int64] | None = None,

@@ -56,7 +56,13 @@ def refused(folder, *words):
 @pytest.mark.parametrize('name', [SOME, UNUSED])
 def test_a_missing_tensor_is_named(small_checkpoint, name):
     change(small_checkpoint, lambda tensors: tensors.pop(name))
-    refused(small_checkpoint, str(small_checkpoint), name, 'missing')
+    refused(small_checkpoint, str(small_checkpoint / WEIGHTS), name, 'missing')
+
+
+def test_a_tensor_that_no_shard_has_is_named_with_the_index(small_checkpoint):
+    change(small_checkpoint, lambda tensors: tensors.pop(SOME))
+    shard(small_checkpoint)
+    refused(small_checkpoint, 'model.safetensors.index.json', SOME, 'missing')
 
 
 def test_a_superfluous_tensor_is_named(small_checkpoint):

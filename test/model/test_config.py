@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.model.config import OpenVLAConfig, load_config, named_dtype
+from openvla_ros.model import OpenVLA
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_device, named_dtype
 
 TINY = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 RAW = json.loads((TINY / 'config.json').read_text())
@@ -147,6 +148,18 @@ def test_a_dtype_is_given_as_such_by_name_or_left_to_the_checkpoint():
     assert named_dtype(None, torch.float32) == torch.float32
     with pytest.raises(ConfigError, match="dtype: got 'half', expected one of auto"):
         named_dtype('half', torch.bfloat16)
+
+
+def test_a_device_is_given_as_such_by_name_or_chosen(monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    assert named_device('auto') == named_device(torch.device('cpu')) == torch.device('cpu')
+    with pytest.raises(ConfigError, match="device: got 'gpu', expected 'auto', 'cpu' or 'cuda'"):
+        named_device('gpu')
+    with pytest.raises(ConfigError, match=r"device: got 'cuda:1', but torch .* sees 0 GPUs"):
+        named_device('cuda:1')
+    with pytest.raises(ConfigError, match='device: got'):
+        OpenVLA.from_pretrained(TINY, device='cuda')
 
 
 def test_a_checkpoint_of_openvla_oft_is_not_mistaken_for_one_of_openvla(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.model import hub
+from openvla_ros.model import OpenVLA, hub
 from openvla_ros.model.hub import checkpoint_folder, download_command
 
 
@@ -49,6 +49,20 @@ def test_a_cached_checkpoint_is_found_by_its_id(tmp_path):
     refs.mkdir()
     (refs / 'main').write_text('a' * 40)
     assert checkpoint_folder('someone/model') == snapshot
+
+
+def test_from_pretrained_reaches_for_the_hub_unless_told_not_to(monkeypatch):
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((options['revision'], options['local_files_only']))
+        raise hub.LocalEntryNotFoundError('not there')
+
+    monkeypatch.setattr(hub, 'snapshot_download', snapshot_download)
+    for options in ({'revision': 'abc'}, {'allow_download': False}):
+        with pytest.raises(ConfigError, match='not in the Hugging Face cache'):
+            OpenVLA.from_pretrained('openvla/openvla-7b', **options)
+    assert asked == [('abc', False), (None, True)]
 
 
 def test_only_data_is_ever_fetched():

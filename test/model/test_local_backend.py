@@ -50,6 +50,23 @@ def test_the_previous_action_saves_passes_until_it_is_forgotten(backend):
     assert backend.predict(picture(2), 'pick up the block').num_passes == 7
 
 
+def test_another_instruction_starts_without_the_previous_actions_tokens(backend, monkeypatch):
+    drafts, decode = [], backend.model.decode_embeds
+
+    def spy(*arguments, draft):
+        drafts.append(list(draft))
+        return decode(*arguments, draft=draft)
+
+    monkeypatch.setattr(backend.model, 'decode_embeds', spy)
+    backend.reset()
+    for instruction in ('pick up the block', 'pick up the block', 'push the block'):
+        tokens = backend.predict(picture(2), instruction).action_tokens
+        backend.predict(picture(2), instruction)
+        assert drafts[-1] == tokens.tolist()
+    still = [1024 - 128] * 7
+    assert [draft == still for draft in drafts] == [True, False, False, False, True, False]
+
+
 def test_warming_up_runs_the_self_test_and_leaves_no_draft(backend, prompted_checkpoint):
     backend.warm_up()
     assert backend.predict(picture(3), 'pick up the block').num_passes == 7

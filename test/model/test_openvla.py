@@ -260,6 +260,31 @@ def test_a_draft_changes_the_passes_and_not_the_tokens(tiny, expected):
     assert (greedy.num_passes, drafted.num_passes) == (7, 1)
 
 
+def test_arrays_and_lists_are_taken_as_well_as_tensors(tiny, expected):
+    pixel_values, ids = pixels(tiny, 0), tiny.prompt_ids(expected['input_ids_0'])
+    with torch.inference_mode():
+        assert torch.equal(
+            tiny.vision_features(pixel_values.numpy()), tiny.vision_features(pixel_values)
+        )
+        logits = tiny.logits(pixel_values, ids)
+        assert torch.equal(tiny.logits(pixel_values.numpy(), ids.numpy()), logits)
+        assert torch.equal(tiny.logits(pixel_values, ids.tolist()), logits)
+    tokens = tiny.generate_action_tokens(pixel_values[0].numpy(), ids.tolist(), 7)
+    assert tokens.tolist() == expected['tokens_0'].tolist()
+
+
+@pytest.mark.parametrize('num_tokens', [0, -1])
+def test_an_action_of_no_tokens_is_refused(tiny, num_tokens):
+    with pytest.raises(ValueError, match=f'num_tokens: got {num_tokens}, expected 1 or more'):
+        tiny.generate_action_tokens(pixels(tiny, 0), [1], num_tokens)
+
+
+@pytest.mark.parametrize('token', [-1, 32064])
+def test_a_draft_of_ids_that_do_not_exist_is_refused(tiny, token):
+    with pytest.raises(ValueError, match=r'draft: got .*expected ids from 0 to 32063'):
+        tiny.decode(pixels(tiny, 0), [1], 7, draft=[token] * 7)
+
+
 @pytest.mark.parametrize('shape', [(1, 3, 224, 224), (1, 6, 225, 225), (6, 224, 224)])
 def test_pixel_values_of_another_shape_are_refused(tiny, shape):
     with pytest.raises(ValueError, match=r'expected \[B, 6, 224, 224\]'):
