@@ -6,6 +6,9 @@ from openvla_ros.core.statistics_window import Counters, EventRate, SlidingValue
 
 CAMERA_TO_PUBLISH = 'camera_to_publish'
 IMAGE_AGE_AT_START = 'image_age_at_start'
+PREPROCESSING = 'preprocessing'
+"""The dataset's recipe and the backend's own preprocessing (which counts as inference, too)."""
+_SUMMARY_STAGES = ('conversion', PREPROCESSING, 'inference', 'publish')
 
 
 class PolicyStatistics:
@@ -47,11 +50,11 @@ class PolicyStatistics:
     def summary(self, now_s: float, policy_rate_hz: float) -> str:
         """Return the figures in one line; ``now_s`` is steady time."""
         refused = ', '.join(f'{n} {code}' for code, n in self.refused.as_dict().items())
+        stages = ', '.join(f'{name} {self._pair(name)}' for name in _SUMMARY_STAGES)
         return (
             f'{self.actions.rate_hz(now_s):.1f} of {policy_rate_hz:.1f} Hz, '
             f'camera {self.images.rate_hz(now_s):.1f} Hz, '
-            f'camera to action {self._pair(CAMERA_TO_PUBLISH)} ms (p50/p99), '
-            f'inference {self._pair("inference")} ms, '
+            f'camera to action {self._pair(CAMERA_TO_PUBLISH)} ms (p50/p99; {stages}), '
             f'{self.counts["skipped_ticks"]} ticks skipped, refused: {refused or "none"}'
         )
 

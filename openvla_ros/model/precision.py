@@ -22,7 +22,7 @@ from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import stored_tensors
 from openvla_ros.model.config import load_config
 from openvla_ros.model.llama_config import LlamaConfig
-from openvla_ros.model.quantization import SCHEMES, Scheme
+from openvla_ros.model.quantization import Scheme, quantization_scheme
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -132,7 +132,9 @@ def choose_precision(
     exact, why = (dtype, 'as asked for') if dtype else _exact_dtype(stored, device, native_bf16)
     ladder = _LADDERS[device] if quantization == 'auto' else (quantization,)
     needs = {
-        step: needed_bytes(shapes, text, exact, SCHEMES[step] if step else None, device)
+        step: needed_bytes(
+            shapes, text, exact, quantization_scheme(step) if step else None, device
+        )
         for step in ladder
     }
     free = f'{free_bytes / 1e9:.1f} GB free on {device}'

@@ -16,7 +16,11 @@ from openvla_ros.core.inference import BackendUnavailable
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.policy import Policy, PolicyStep
 from openvla_ros.core.policy_gate import Assignment, PolicyGate
-from openvla_ros.core.policy_statistics import CAMERA_TO_PUBLISH, IMAGE_AGE_AT_START
+from openvla_ros.core.policy_statistics import (
+    CAMERA_TO_PUBLISH,
+    IMAGE_AGE_AT_START,
+    PREPROCESSING,
+)
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
@@ -73,6 +77,7 @@ class PolicyCycle:
         stages = {
             IMAGE_AGE_AT_START: image_age_s,
             'conversion': converted_s - started_s,
+            PREPROCESSING: step.stage_s['recipe'] + step.stage_s.get('inference.preprocess', 0.0),
             **step.stage_s,
         }
         stages['publish'] = time.perf_counter() - computed_s

@@ -290,6 +290,8 @@ class PolicyNode(Node):
             publishers = self._texts.publisher_count()
             ready = self._worker.ready
             figures = self._gate.statistics.summary(now_s, self.policy_rate_hz)
+            if publishers > 1:
+                figures += f', {publishers} publishers of {self._texts.topic}'
             self._publish_state(figures if ready else '')
             self._says.publish_diagnostics(
                 self._state(), self._backend_description(), self._values(now_s, publishers)

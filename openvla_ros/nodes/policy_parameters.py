@@ -194,6 +194,11 @@ class PolicyParameters:
         """Refuse values that do not fit together."""
         if 0.0 < self.rate_hz < 0.1:
             raise ValueError(f'rate_hz: got {self.rate_hz}, expected 0 or at least 0.1')
+        if not (self.base_frame and self.ee_frame) or self.base_frame == self.ee_frame:
+            raise ValueError(
+                f'base_frame {self.base_frame!r} and ee_frame {self.ee_frame!r}: expected two '
+                "names, the robot's own; they say in which frame an action is meant"
+            )
         if self.server_url and self.server_timeout_s >= self.hang_timeout_s:
             raise ValueError(
                 f'server_timeout_s: got {self.server_timeout_s}, expected less than '

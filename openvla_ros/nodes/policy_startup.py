@@ -159,9 +159,9 @@ def _check_folder(checkpoint: str) -> None:
 
 def _wait_until_warm(backend: InferenceBackend, report: Report, closing: threading.Event) -> None:
     """Warm the backend up; a server that is not there yet is waited for."""
+    report(Refusal('WARMING_UP', f'{backend.description}: self-test and first action'))
     while True:
         try:
-            report(Refusal('WARMING_UP', f'{backend.description}: self-test and first action'))
             backend.warm_up()
             return
         except BackendUnavailable as error:

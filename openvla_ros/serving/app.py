@@ -21,7 +21,6 @@ from openvla_ros.core.act_protocol import (
     parse_request,
     reply_body,
 )
-from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.inference import (
     BackendUnavailable,
     InferenceBackend,
@@ -91,10 +90,12 @@ class Inference:
             raise RequestRefused(422, str(error)) from error
         except InstructionRefused as error:
             raise RequestRefused(422, str(error), ABOUT_INSTRUCTION) from error
-        except NonActionTokenError as error:
-            raise RequestRefused(500, str(error), ABOUT_OUTPUT) from error
         except BackendUnavailable as error:
             raise RequestRefused(503, str(error)) from error
+        except (ValueError, ArithmeticError) as error:
+            # A token that is no action, or numbers that are not finite.
+            _LOG.warning('no action: %s', error)
+            raise RequestRefused(500, str(error), ABOUT_OUTPUT) from error
         except Exception as error:
             _LOG.exception('inference failed')
             sentence = f'inference failed: {type(error).__name__}: {error}'.rstrip(': ')

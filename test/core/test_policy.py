@@ -85,13 +85,14 @@ def test_the_summary_names_rate_latency_skips_and_refusals():
     for i in range(11):
         statistics.actions.mark(0.2 * i)
         statistics.images.mark(0.2 * i)
-        statistics.add_stages({'camera_to_publish': 0.1, 'inference': 0.05})
+        stages = {'conversion': 0.001, 'preprocessing': 0.002, 'inference': 0.05}
+        statistics.add_stages({**stages, 'publish': 0.003, 'camera_to_publish': 0.1})
         statistics.add_decoding(2, 0.5)
     statistics.counts.add('skipped_ticks')
     statistics.refused.add('IMAGE_OLD')
     assert statistics.summary(2.0, 5.0) == (
-        '5.0 of 5.0 Hz, camera 5.0 Hz, camera to action 100/100 ms (p50/p99), inference 50/50 ms, '
-        '1 ticks skipped, refused: 1 IMAGE_OLD'
+        '5.0 of 5.0 Hz, camera 5.0 Hz, camera to action 100/100 ms (p50/p99; conversion 1/1, '
+        'preprocessing 2/2, inference 50/50, publish 3/3), 1 ticks skipped, refused: 1 IMAGE_OLD'
     )
     values = statistics.values(2.0, 5.0)
     assert values['inference_p99_ms'] == '50.0'

@@ -87,6 +87,8 @@ def test_too_little_memory_is_refused_with_the_numbers():
 
 def test_int8_is_taken_on_a_gpu_only_when_asked_for():
     assert all(choose(gb).quantization != 'int8' for gb in (6.5, 8, 9, 10, 12, 15, 20))
+    with pytest.raises(ConfigError, match=r"got 'int3' \(did you mean 'int8'\?\)"):
+        choose(24.0, quantization='int3')
     picked = choose(24.0, quantization='int8')
     assert picked.quantization == 'int8'
     assert 'as asked for' in picked.reason

@@ -98,7 +98,7 @@ def test_figures_are_on_the_status_and_in_the_diagnostics(bench):
     level, message, values = bench.diagnostics['policy_node: policy']
     assert level == b'\0'
     assert message.startswith('READY')
-    for name in ('conversion', 'recipe', 'inference', 'publish', 'camera_to_publish'):
+    for name in ('conversion', 'preprocessing', 'inference', 'publish', 'camera_to_publish'):
         assert float(values[f'{name}_p50_ms']) <= float(values[f'{name}_p99_ms'])
     assert values['passes_per_action'] == '2.00'
     assert int(values['completed_inferences']) >= int(values['published_actions'])
@@ -277,6 +277,9 @@ def test_two_publishers_of_instructions_are_told(bench):
         'two publishers',
     )
     bench.wait(lambda: '2 publishers of /instruction' in bench.policy.log_text(), 'a warning')
+    bench.wait(
+        lambda: '2 publishers of /instruction' in bench.heard.statuses[-1][1].data, 'a status'
+    )
     bench.node.destroy_publisher(publisher)
 
 

@@ -91,6 +91,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(monkeypatch):
     monkeypatch.setattr('openvla_ros.nodes.policy_startup._RETRY_S', 0.01)
     _, said = start(Backend(away=3))
     assert said.count('SERVER_UNAVAILABLE') == 3
+    assert said.count('WARMING_UP') == 2  # a state that flickers would fill the log
 
 
 def test_waiting_for_a_server_ends_with_the_node():
@@ -116,6 +117,12 @@ def test_what_fails_while_loading_is_one_sentence(error, code, exit_code):
     refusal = refused(load)
     assert (refusal.code, refusal.exit_code) == (code, exit_code)
     assert '\n' not in str(refusal)
+
+
+@pytest.mark.parametrize('frames', [('', 'ee'), ('base', ''), ('arm', 'arm')])
+def test_frames_that_cannot_be_told_apart_are_refused(frames):
+    with pytest.raises(ValueError, match='expected two names'):
+        PolicyParameters(base_frame=frames[0], ee_frame=frames[1])
 
 
 @pytest.mark.parametrize('given', [{}, {'checkpoint': 'a', 'server_url': 'http://b:8000'}])

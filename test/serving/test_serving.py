@@ -200,6 +200,7 @@ def test_the_node_side_gets_action_tokens_and_times(server):
     [
         (InstructionRefused('takes 229 tokens'), InstructionRefused),
         (NonActionTokenError(3, 2, 32000, 256), ValueError),
+        (FloatingPointError('the network gave NaN'), ValueError),
         (RuntimeError('CUDA says no'), BackendUnavailable),
     ],
 )
