@@ -85,12 +85,12 @@ def fuzz_controller(world: World, wanted: dict[str, int], seed: int) -> tuple[di
 
 
 def restart_policy(world: World) -> None:
-    """Move again, as after a restart of the policy.
+    """Start the policy again and move.
 
     Some fuzzed actions are good but for a sequence number of 2**63, behind which this policy's own
-    numbers are old; an operator would start it again.
+    numbers are old: an operator would start it again.
     """
-    world.policy.call('new_source')
+    world.start_policy()
     world.recover()
 
 
