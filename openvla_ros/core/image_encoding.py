@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from openvla_ros.core.instruction import quoted
 from openvla_ros.core.refusal import Refusal
@@ -68,6 +68,8 @@ NEEDS_CV_BRIDGE = frozenset(
 )
 """Encodings that must be interpolated or converted between colour spaces."""
 
+_MEANINGLESS = ('16UC', '32FC', '32SC', '16SC', '64FC', '8UC', '8SC')
+
 
 def layout_refusal(
     *, width: int, height: int, step: int, num_bytes: int, encoding: str
@@ -104,6 +106,23 @@ def layout_refusal(
             'bytes',
         )
     return None
+
+
+def compressed_refusal(*, num_bytes: int, image_format: str) -> Refusal | None:
+    """Say why a CompressedImage message cannot be used, from its fields alone; None if it can.
+
+    Args:
+        num_bytes: Length of the data.
+        image_format: image_transport's '<encoding of the camera>; <codec> ...', or a codec alone.
+    """
+    if not 0 < num_bytes <= MAX_BYTES or 'depth' in image_format.lower():
+        return Refusal(
+            'IMAGE_MALFORMED',
+            f'the compressed image has {num_bytes} bytes and format {quoted(image_format, 40)}, '
+            f'expected 1 to {MAX_BYTES} bytes of JPEG or PNG colours',
+        )
+    encoding = image_format.partition(';')[0].strip()
+    return _encoding_refusal(encoding) if encoding.startswith(_MEANINGLESS) else None
 
 
 def rgb_view(
@@ -156,6 +175,8 @@ def decode_compressed(data: Any) -> NDArray[np.uint8]:
         return _as_rgb(picture)
     except ImageRefused:
         raise
+    except UnidentifiedImageError as error:
+        raise _malformed('is neither JPEG nor PNG') from error
     except Exception as error:  # decoders raise whatever a damaged file makes them raise
         raise _malformed(f'cannot be decoded as JPEG or PNG: {str(error)[:120]}') from error
 
@@ -172,7 +193,7 @@ def _as_rgb(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _encoding_refusal(encoding: str) -> Refusal:
     shown = quoted(encoding, 40)
-    if encoding.startswith(('16UC', '32FC', '32SC', '16SC', '64FC', '8UC', '8SC')):
+    if encoding.startswith(_MEANINGLESS):
         meaning = 'does not say what its channels mean (often a depth image or unknown colours)'
     else:
         meaning = 'is unknown'

@@ -72,6 +72,7 @@ class PolicyStatistics:
             values['passes_per_action'] = f'{self._passes.mean():.2f}'
         if len(self._margins):
             values['min_margin_p1'] = f'{self._margins.percentile(1):.3f}'
+        values['skipped_ticks'] = '0'
         values |= {name: str(n) for name, n in self.counts.as_dict().items()}
         values |= {f'refused {code}': str(n) for code, n in self.refused.as_dict().items()}
         return values

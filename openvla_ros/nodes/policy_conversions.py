@@ -11,8 +11,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from openvla_ros.core.image_encoding import (
     LAYOUTS,
-    MAX_BYTES,
     ImageRefused,
+    compressed_refusal,
     decode_compressed,
     layout_refusal,
     rgb_view,
@@ -41,14 +41,7 @@ def image_refusal(message: Image | CompressedImage) -> Refusal | None:
     """Say why an image cannot be used, from its fields alone, or None."""
     num_bytes = len(message.data)
     if isinstance(message, CompressedImage):
-        kind = message.format[:LONGEST_NAME]
-        if 0 < num_bytes <= MAX_BYTES and 'depth' not in kind.lower():
-            return None
-        return Refusal(
-            'IMAGE_MALFORMED',
-            f'the compressed image has {num_bytes} bytes and format {kind[:40]!a}, expected '
-            f'1 to {MAX_BYTES} bytes of JPEG or PNG colours',
-        )
+        return compressed_refusal(num_bytes=num_bytes, image_format=message.format[:LONGEST_NAME])
     return layout_refusal(
         width=message.width,
         height=message.height,

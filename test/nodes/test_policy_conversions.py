@@ -105,6 +105,10 @@ def test_with_cv_bridge_what_it_makes_is_used_and_what_it_raises_is_a_refusal(
         ('jpeg', b'x', True),
         ('png', b'', False),
         ('16UC1; compressedDepth png', b'x', False),
+        ('16UC1; png compressed ', b'x', False),
+        ('32FC1; png compressed ', b'x', False),
+        ('mono16; png compressed ', b'x', True),
+        ('bayer_rggb8; jpeg compressed bgr8', b'x', True),
         ('', b'x', True),
     ],
 )
