@@ -224,7 +224,9 @@ def step_envelope(stats: ActionStats, profile: DatasetProfile) -> tuple[float, f
 
 
 def _folder(directory: str | Path | None) -> Path:
-    folder = resource_path('config/datasets') if directory is None else Path(directory)
+    folder = (
+        resource_path('config/datasets') if directory is None else Path(directory).expanduser()
+    )
     if not folder.is_dir():
         raise ConfigError(f'{folder}: is not a folder; expected one of dataset profiles')
     return folder

@@ -53,13 +53,16 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is not valid YAML, or does not hold a mapping.
     """
-    path = Path(path)
+    # No shell expands the ~ of `-p robot:=~/arm.yaml`.
+    path = Path(path).expanduser()
     try:
         content = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f'{path}: cannot be read: {error.strerror or error}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path}: is not valid YAML: {" ".join(str(error).split())}') from error
+    except RecursionError as error:
+        raise ConfigError(f'{path}: is not valid YAML: nested too deeply') from error
     except ConfigError as error:
         raise ConfigError(f'{path}: {error}') from error
     if not isinstance(content, dict):

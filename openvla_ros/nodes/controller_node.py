@@ -188,7 +188,7 @@ class ControllerNode(Node):
             self._mismatch.pop(_ACTION_TOPIC, None)
             action = action_input_from_message(message, publisher_gid_from_info(info))
             verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=self._ros_now_s())
-            if not verdict.accepted and verdict.reason != 'NOT_ARMED':
+            if not verdict.accepted and verdict.reason not in ('NOT_ARMED', 'LATCHED'):
                 self._log_throttled(f'refused an action: {verdict.reason}', now_s)
 
     def _on_pose(self, message: PoseStamped) -> None:
@@ -216,7 +216,8 @@ class ControllerNode(Node):
             now_s = time.monotonic()
             reply = self._clamp.arm(now_s) if request.data else self._clamp.disarm(now_s)
             response.success, response.message = reply.ok, reply.sentence
-            self.get_logger().info(f'arm {request.data}: {reply.sentence}')
+            asked = 'arm' if request.data else 'disarm'
+            self.get_logger().info(f'asked to {asked}: {reply.sentence}')
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

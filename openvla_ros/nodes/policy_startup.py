@@ -52,7 +52,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         dtype=parameters.dtype,
         device=parameters.device,
         quantization=parameters.quantization,
-        adapter=parameters.adapter or None,
+        adapter=str(Path(parameters.adapter).expanduser()) if parameters.adapter else None,
         revision=parameters.revision or None,
         allow_download=parameters.allow_download,
         allow_slow=parameters.allow_slow,

@@ -100,6 +100,19 @@ def test_a_file_that_is_not_a_mapping_of_unique_text_keys_is_refused(tmp_path, t
         load_yaml(path)
 
 
+def test_a_file_nested_too_deeply_is_refused(tmp_path):
+    path = tmp_path / 'robot.yaml'
+    path.write_text('[' * 5000)
+    with pytest.raises(ConfigError, match='nested too deeply'):
+        load_yaml(path)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'robot.yaml').write_text('a: 1')
+    assert load_yaml('~/robot.yaml') == {'a': 1}
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r'none.yaml: cannot be read: No such file'):
         parse_file(Limits, tmp_path / 'none.yaml')
