@@ -1,23 +1,24 @@
 """Policy and controller for one robot. Nothing moves until an operator arms the controller."""
 
 import os
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
 from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from openvla_ros.core.launch_arguments import unknown_argument
 
 BOOLEANS = ['true', 'false']
 ARM = "std_srvs/srv/SetBool '{data: true}'"
@@ -33,17 +34,22 @@ VIEWED_TOPICS = (  # of config/openvla.rviz
 ARGUMENTS = [
     ('robot', '', 'robot profile: a name in config/robots, or the path of a .yaml file', None),
     ('unnorm_key', '', 'dataset whose statistics and conventions the checkpoint uses', None),
-    ('checkpoint', '', 'folder of the checkpoint, or its id on Hugging Face', None),
-    ('server_url', '', 'inference on a server (http://host:port) instead of checkpoint', None),
+    ('checkpoint', '', 'the network: a folder, or an id on Hugging Face', None),
+    ('server_url', '', 'instead of checkpoint: the server that has it, http://host:port', None),
     ('adapter', '', 'folder of a LoRA adapter for the checkpoint', None),
     (
         'quantization',
         'auto',
-        'weights in fewer bits, -all for the vision towers too; auto chooses by the free memory',
+        'weights in fewer bits, with -all in the vision towers too; auto: by the free memory',
         ['auto', 'none', 'int8', 'int8-all', 'nf4', 'nf4-double', 'nf4-all', 'nf4-double-all'],
     ),
     ('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'", None),
-    ('allow_slow', 'false', 'act although the network is too slow: stop and go', BOOLEANS),
+    (
+        'allow_slow',
+        'false',
+        'let a network that is too slow act: the arm stops and goes',
+        BOOLEANS,
+    ),
     ('image_topic', 'camera/image_raw', 'images of the camera', None),
     (
         'image_transport',
@@ -51,11 +57,21 @@ ARGUMENTS = [
         'raw: sensor_msgs/Image on image_topic; compressed: image_topic/compressed',
         ['raw', 'compressed'],
     ),
-    ('camera_info_topic', 'camera/camera_info', 'its calibration, for the overlay', None),
-    ('camera_pose_topic', 'camera/pose', 'its pose, for the overlay; TF where absent', None),
+    (
+        'camera_info_topic',
+        'camera/camera_info',
+        'calibration of the camera, for the overlay',
+        None,
+    ),
+    (
+        'camera_pose_topic',
+        'camera/pose',
+        'pose of the camera (PoseStamped) in base_frame, for the overlay; where absent, TF',
+        None,
+    ),
     ('base_frame', 'base_link', "name of the robot's base frame", None),
     ('ee_frame', 'ee_link', "name of the robot's end-effector frame", None),
-    ('ee_pose_topic', 'ee_pose', 'pose of the end effector (PoseStamped), base frame', None),
+    ('ee_pose_topic', 'ee_pose', 'pose of ee_frame (PoseStamped) in base_frame', None),
     (
         'mode',
         'profile',
@@ -93,6 +109,7 @@ def _dds_profile():
 
 def _start(context):
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    _refuse_what_cannot_work(given)
     slow = {'allow_slow': True} if given['allow_slow'] == 'true' else {}
     shadow = {'shadow': True} if given['mode'] == 'shadow' else {}
     policy = _node(
@@ -130,6 +147,21 @@ def _start(context):
     ]
 
 
+def _refuse_what_cannot_work(given):
+    unknown = unknown_argument(sys.argv, __file__, given)
+    if unknown:
+        raise RuntimeError(unknown)
+    needed = ('robot', 'unnorm_key', 'checkpoint')
+    missing = [name for name in needed if not given[name]]
+    if given['server_url'] and 'checkpoint' in missing:
+        missing.remove('checkpoint')
+    if missing and not given['params_file']:  # with one, the nodes see what is missing
+        names = ', '.join(
+            'checkpoint (or server_url)' if n == 'checkpoint' else n for n in missing
+        )
+        raise RuntimeError(f'not given: {names}; --show-args says what they are')
+
+
 def _node(given, name, parameters, fixed=None, **options):
     defaults = {key: default for key, default, *_ in ARGUMENTS}
     values = {
@@ -162,9 +194,8 @@ def _refusals(*nodes):
 
     def on_exit(event, _):
         if event.returncode == REFUSED_PARAMETERS:
-            reason = f'{event.process_name} refused its parameters, as it says above'
-            return [LogInfo(msg=f'{reason}; ending'), EmitEvent(event=Shutdown(reason=reason))]
-        return []
+            # Ends everything, with an exit code that says so.
+            raise RuntimeError(f'{event.process_name} refused its parameters, as it says above')
 
     return [RegisterEventHandler(OnProcessExit(target_action=n, on_exit=on_exit)) for n in nodes]
 
@@ -173,7 +204,7 @@ def _rviz(given):
     try:
         get_package_share_directory('rviz2')
     except PackageNotFoundError:
-        return LogInfo(msg='rviz2 is not installed here; it is left out')
+        return LogInfo(msg='rviz2 is not installed here; RViz is left out')
     view = Path(get_package_share_directory('openvla_ros')) / 'config' / 'openvla.rviz'
     return Node(
         package='rviz2',
