@@ -42,11 +42,13 @@ class StampedImage:
     """One picture of the recording.
 
     Attributes:
-        stamp_s: Of its header [s].
+        stamp_s: Of its header [s]; the time of recording where the header has none.
+        recorded_s: The time of recording [s].
         image: uint8[H, W, 3], RGB.
     """
 
     stamp_s: float
+    recorded_s: float
     image: NDArray[np.uint8]
 
 
@@ -87,6 +89,8 @@ class Recording:
         self.path = Path(path)
         if not self.path.exists():
             raise ConfigError(f'{self.path}: there is no such recording')
+        if self.path.is_file() and (self.path.parent / 'metadata.yaml').is_file():
+            self.path = self.path.parent  # somebody named the file inside the recording's folder
         typestore = get_typestore(Stores.LATEST)
         for name in ('PolicyAction', 'SafetyStatus'):
             text = resource_path(f'msg/{name}.msg').read_text(encoding='utf-8')
@@ -121,8 +125,17 @@ class Recording:
             if connection.msgcount and (not kinds or connection.msgtype in kinds)
         }
 
-    def choose(self, wanted: str | None, kinds: Sequence[str], what: str) -> str:
+    def choose(
+        self, wanted: str | None, kinds: Sequence[str], what: str, usual: Sequence[str] = ()
+    ) -> str:
         """Return the topic to read: the given one, or the only one of these types.
+
+        Args:
+            wanted: Named by the user, or None.
+            kinds: Message types that will do.
+            what: Is looked for, in messages.
+            usual: Where there are several, the only one whose name ends like the first of these
+                that any ends like.
 
         Raises:
             ConfigError: it is not there, is of another type, or several are.
@@ -138,6 +151,11 @@ class Recording:
                     f'{", ".join(found) or "none: there is no topic of this kind"}'
                 )
             return wanted
+        for ending in usual if len(found) > 1 else ():
+            named = [topic for topic in found if f'/{topic}'.endswith(f'/{ending}')]
+            if named:
+                found = {topic: found[topic] for topic in named}
+                break
         if len(found) != 1:
             listed = ', '.join(sorted(found)) or 'none'
             raise ConfigError(
@@ -152,7 +170,7 @@ class Recording:
             topic: Of type Image or CompressedImage.
             refused: Gets the reason of every picture that cannot be used; it is left out.
         """
-        for connection, message in self._messages(topic):
+        for connection, at_ns, message in self._timed_messages(topic):
             try:
                 if connection.msgtype == IMAGE_TYPES[0]:
                     image = _raw_image(message)
@@ -161,7 +179,7 @@ class Recording:
             except ImageRefused as refusal:
                 refused.append(refusal.refusal)
                 continue
-            yield StampedImage(_stamp_s(message), image)
+            yield StampedImage(_stamp_s(message, at_ns), 1e-9 * at_ns, image)
 
     def poses(self, topic: str) -> Track:
         """Return poses as float64[N, 7]: position [m], then quaternion xyzw."""
@@ -190,15 +208,11 @@ class Recording:
     def _track(self, topic: str, values_of: Any, *, has_header: bool = True) -> Track:
         stamps, values, frame = [], [], ''
         for _, at_ns, message in self._timed_messages(topic):
-            stamps.append(_stamp_s(message) if has_header else 1e-9 * at_ns)
+            stamps.append(_stamp_s(message, at_ns) if has_header else 1e-9 * at_ns)
             values.append(values_of(message))
             frame = message.header.frame_id if has_header else ''
         order = np.argsort(stamps, kind='stable')
         return Track(np.array(stamps)[order], np.array(values, np.float64)[order], frame)
-
-    def _messages(self, topic: str) -> Iterator[tuple[Connection, Any]]:
-        for connection, _, message in self._timed_messages(topic):
-            yield connection, message
 
     def _timed_messages(self, topic: str) -> Iterator[tuple[Connection, int, Any]]:
         connections = [c for c in self._reader.connections if c.topic == topic]
@@ -232,8 +246,11 @@ def _raw_image(message: Any) -> NDArray[np.uint8]:
     )
 
 
-def _stamp_s(message: Any) -> float:
-    return float(message.header.stamp.sec) + 1e-9 * float(message.header.stamp.nanosec)
+def _stamp_s(message: Any, at_ns: int) -> float:
+    stamp = message.header.stamp
+    if not stamp.sec and not stamp.nanosec:  # a driver that does not stamp
+        return 1e-9 * at_ns
+    return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
 
 
 def _pose_values(message: Any) -> list[float]:

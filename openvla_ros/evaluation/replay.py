@@ -19,8 +19,10 @@ from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
 from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
 from openvla_ros.core.instruction import parse_instruction
+from openvla_ros.core.normalization import resolve_unnorm_key
 from openvla_ros.core.policy import Policy
 from openvla_ros.core.refusal import Refusal
+from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.evaluation.displacement_agreement import Agreement, Displacements, compare
 from openvla_ros.evaluation.recorded_motion import (
@@ -43,6 +45,9 @@ from openvla_ros.evaluation.recording import (
 )
 
 PROGRESS_PERIOD_S = 2.0
+# What a recording of everything holds besides is made from these.
+_CAMERA_TOPICS = ('camera/image_raw', 'camera/image_raw/compressed')
+_INSTRUCTION_TOPICS = ('instruction', 'active_instruction')
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +75,11 @@ class Instructions:
         self._given = given
         self._recorded = sorted(recorded)
 
-    def at(self, stamp_s: float) -> str:
-        """Return the instruction; empty where there was none."""
+    def at(self, recorded_s: float) -> str:
+        """Return the instruction at a time of recording; empty where there was none."""
         if self._given is not None:
             return self._given
-        before = [text for at_s, text in self._recorded if at_s <= stamp_s]
+        before = [text for at_s, text in self._recorded if at_s <= recorded_s]
         return before[-1] if before else ''
 
 
@@ -101,7 +106,8 @@ def replay(
         # A tenth of a step early counts as on time: cameras and steps have unrelated periods.
         if picture.stamp_s < due_s - 0.1 * step_s:
             continue
-        instruction = instructions.at(picture.stamp_s)
+        # A sentence has no stamp, and the camera's clock may be another one than the recorder's.
+        instruction = instructions.at(picture.recorded_s)
         if not instruction:
             left_out['NO_INSTRUCTION'] = left_out.get('NO_INSTRUCTION', 0) + 1
             continue
@@ -183,6 +189,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Replay a recording; 0 done, 1 something looks wrong, 2 it could not be done."""
     options = _parser().parse_args(args)
     try:
+        _default_network(options)
         profile = load_dataset_profile(options.unnorm_key)
         if options.instruction is not None:
             parse_instruction(options.instruction)
@@ -194,7 +201,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, recording: Recording, profile: DatasetProfile) -> int:
-    image_topic = recording.choose(options.image_topic, IMAGE_TYPES, 'camera image')
+    image_topic = recording.choose(
+        options.image_topic, IMAGE_TYPES, 'camera image', _CAMERA_TOPICS
+    )
     instructions = _instructions(options, recording)
     poses = _achieved(options, recording)
     reference = _reference(options, recording, poses)
@@ -220,7 +229,7 @@ def _instructions(options: argparse.Namespace, recording: Recording) -> Instruct
         return Instructions(options.instruction, ())
     found = recording.topics((TEXT_TYPE,))
     topic = options.instruction_topic or next(
-        (t for t in found if t.rsplit('/', 1)[-1] == 'instruction'), None
+        (t for name in _INSTRUCTION_TOPICS for t in found if t.rsplit('/', 1)[-1] == name), None
     )
     if topic is None:
         raise ConfigError(
@@ -255,8 +264,13 @@ def _reference(
 ) -> RecordedMotion | None:
     """Return what to compare with: the arm's motion, else recorded commands, else nothing."""
     if options.against == 'auto':
-        commanded = recording.topics((TWIST_TYPE,))
-        kind = 'achieved' if poses else 'twist' if commanded else 'none'
+        there = {
+            'achieved': poses is not None,
+            'twist': recording.topics((TWIST_TYPE,)),
+            'action': recording.topics((ACTION_TYPE,)),
+            'none': True,
+        }
+        kind = next(name for name, found in there.items() if found)
     else:
         kind = options.against
     if kind == 'achieved':
@@ -264,7 +278,9 @@ def _reference(
             raise ConfigError(f'{recording.path}: has no end-effector pose; say --pose-topic')
         return poses
     if kind == 'twist':
-        topic = recording.choose(options.command_topic, (TWIST_TYPE,), 'twist command')
+        topic = recording.choose(
+            options.command_topic, (TWIST_TYPE,), 'twist command', ('twist_cmd',)
+        )
         twists = recording.twists(topic)
         _check_frame(twists, topic, options.base_frame, recording)
         return CommandedTwist(twists, _openings(options, recording))
@@ -284,13 +300,32 @@ def _check_frame(track: Track, topic: str, base_frame: str, recording: Recording
         )
 
 
+def _default_network(options: argparse.Namespace) -> None:
+    """Fill in what was left open: the shipped checkpoint, and the only key of a checkpoint."""
+    if options.server_url:
+        if options.model:
+            raise ConfigError('both --model and --server-url are given; say which network to run')
+        return
+    if not options.model:
+        options.model = str(resource_path('checkpoints/demo'))
+        print(
+            f'neither --model nor --server-url is given: replaying with {options.model}, which '
+            'knows nothing but the simulated arm',
+            flush=True,
+        )
+    if not options.unnorm_key:
+        from openvla_ros.model.hub import checkpoint_folder
+        from openvla_ros.model.local_backend import norm_stats_of
+
+        statistics = norm_stats_of(checkpoint_folder(options.model), options.adapter)
+        options.unnorm_key = resolve_unnorm_key(statistics, None)
+
+
 def _backend(options: argparse.Namespace) -> InferenceBackend:
     if options.server_url:
         from openvla_ros.remote.backend import RemoteBackend
 
         return RemoteBackend(options.server_url, options.unnorm_key, timeout_s=60.0)
-    if not options.model:
-        raise ConfigError('neither --model nor --server-url is given; say which network to run')
     from openvla_ros.model.local_backend import LocalBackend
 
     return LocalBackend.load(
@@ -298,6 +333,8 @@ def _backend(options: argparse.Namespace) -> InferenceBackend:
         options.unnorm_key,
         device=options.device,
         quantization=options.quantization,
+        adapter=options.adapter,
+        allow_slow=True,
     )
 
 
@@ -358,11 +395,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('bag', help='recording: a rosbag2 folder (sqlite3 or MCAP)')
-    add('--unnorm-key', required=True, help='dataset profile and statistics to use')
-    add('--model', help='checkpoint folder or hub id')
+    add(
+        '--unnorm-key',
+        default='',
+        help='dataset profile and statistics to use (default: the only one the checkpoint has)',
+    )
+    add(
+        '--model',
+        '--checkpoint',
+        help='checkpoint folder or hub id (default: the small one that comes with the package)',
+    )
+    add('--adapter', help='folder of a LoRA adapter to go on top')
     add('--server-url', help='ask a server instead of loading a model')
     add('--device', default='cpu', help='torch device (default: cpu)')
-    add('--quantization', choices=('nf4', 'int8'), help='quantise the language model')
+    add('--quantization', help="scheme such as 'nf4' or 'int8' (default: none)")
     add('--instruction', help='sentence for all images; default: the recorded instruction topic')
     add('--image-topic', help='camera topic, where there are several')
     add('--instruction-topic', help='topic of the instruction (default: .../instruction)')
@@ -375,7 +421,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=('auto', 'achieved', 'twist', 'action', 'none'),
         default='auto',
         help='compare with the motion of ee_pose, with TwistStamped commands or with '
-        'PolicyActions (default: the first of the first two that is there)',
+        'PolicyActions (default: the first of them that is there)',
     )
     add('--limit', type=int, default=100_000, help='stop after this many images')
     add('--out', default='out/replay', help='folder for the JSON and the plot')

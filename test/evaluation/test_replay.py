@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.dataset_profile import from_eef_delta, load_dataset_profile
 from openvla_ros.core.eef_delta import EefDelta
 from openvla_ros.core.inference import PredictedAction
+from openvla_ros.core.resources import resource_path
 from openvla_ros.evaluation import replay
 from openvla_ros.evaluation.recording import Recording
 from openvla_ros.sim.arm import SimArm
@@ -71,12 +72,23 @@ class Topics:
     def number(self, topic, value, at_s):
         self._write(topic, 'std_msgs/msg/Float64', at_s, data=value)
 
-    def image(self, topic, pixels, at_s):
+    def image(self, topic, pixels, at_s, stamped=True):
         height, width, _ = pixels.shape
+        header = self._header(at_s if stamped else -1e-9 * START_NS, 'camera')
         self._write(
-            topic, 'sensor_msgs/msg/Image', at_s, header=self._header(at_s, 'camera'),
+            topic, 'sensor_msgs/msg/Image', at_s, header=header,
             height=height, width=width, encoding='rgb8', is_bigendian=0, step=3 * width,
             data=pixels.reshape(-1),
+        )  # fmt: skip
+
+    def action(self, topic, twist, gripper, at_s):
+        kinds, vector = STORE.types, STORE.types['geometry_msgs/msg/Vector3']
+        twist = kinds['geometry_msgs/msg/Twist'](vector(*twist[:3]), vector(*twist[3:]))
+        self._write(
+            topic, 'openvla_ros/msg/PolicyAction', at_s, header=self._header(at_s, 'base_link'),
+            sequence=1, step_s=STEP_S, twist=twist, gripper=gripper, source_id='',
+            instruction='', unnorm_key=KEY, action_tokens=np.zeros(0, np.int64),
+            action=np.zeros(0), inference_s=0.0,
         )  # fmt: skip
 
     def pose(self, topic, pose, at_s):
@@ -191,9 +203,71 @@ def test_an_image_whose_tokens_are_no_action_is_left_out_and_counted(
     assert '1 images left out: BAD_TOKENS' in capsys.readouterr().out
 
 
+def test_a_recording_alone_is_enough(one_recording, tmp_path, capsys):
+    path, _ = one_recording
+    inside = next(path.glob('*.mcap'))
+    assert replay.main([str(inside), '--limit', '2', '--out', str(tmp_path / 'out')]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert 'checkpoints/demo, which knows nothing but the simulated arm' in printed
+    assert '2 steps compared with the achieved motion' in printed
+    assert result(tmp_path)['latency_s']['total']['p99'] > 0
+
+
+def policy_recording(path, write_motion, stamped=True):
+    """What 'ros2 bag record -a' leaves of a policy's run, and what it did."""
+    rng = np.random.default_rng(0)
+    actions = []
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        write = Topics(bag)
+        write.text('/policy_node/active_instruction', 'move to the red block', 0.0)
+        for step in range(12):
+            at_s, moved = step * STEP_S, rng.uniform(-0.02, 0.02, 3)
+            actions.append([*moved, 0.0, 0.0, 0.0, 1.0])
+            for topic in ('/camera/image_raw', '/policy_node/model_input', '/marker_node/overlay'):
+                write.image(topic, np.zeros((32, 32, 3), np.uint8), at_s, stamped)
+            write_motion(write, [*moved / STEP_S, 0.0, 0.0, 0.0], at_s)
+    return path, actions
+
+
+def test_what_a_policys_run_publishes_besides_is_not_taken_for_the_camera_or_the_command(
+    monkeypatch, tmp_path
+):
+    def write_motion(write, twist, at_s):
+        write.twist('/policy_node/delta_twist', -np.array(twist), at_s)
+        write.twist('/controller_node/twist_cmd', twist, at_s)
+
+    path, actions = policy_recording(tmp_path / 'bag', write_motion)
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend(actions)) == 0
+    agreement = result(tmp_path)['agreement']
+    assert agreement['direction_cosine'] == pytest.approx(1.0)
+    assert [axis['sign_agreement'] for axis in agreement['axes'][:3]] == [1.0, 1.0, 1.0]
+
+
+def test_a_policys_actions_are_compared_with_where_nothing_else_is_recorded(
+    monkeypatch, tmp_path, capsys
+):
+    text = resource_path('msg/PolicyAction.msg').read_text()
+    STORE.register(get_types_from_msg(text, 'openvla_ros/msg/PolicyAction'))
+    path, actions = policy_recording(
+        tmp_path / 'bag', lambda write, twist, at_s: write.action('/p/action', twist, 1.0, at_s)
+    )
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend(actions)) == 0
+    assert '12 steps compared with the recorded actions of a policy' in capsys.readouterr().out
+    assert result(tmp_path)['agreement']['gripper_agreement'] == 1.0
+
+
+def test_a_camera_that_does_not_stamp_is_timed_by_the_recorder(monkeypatch, tmp_path):
+    path, actions = policy_recording(
+        tmp_path / 'bag', lambda write, twist, at_s: None, stamped=False
+    )
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend(actions)) == 0
+    assert result(tmp_path)['images'] == 12
+
+
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
+        (('--model', 'a', '--server-url', 'http://b'), 'both --model and --server-url are given'),
         (('--image-topic', '/camera/image'), "did you mean '/camera/image_raw'?"),
         (('--against', 'action'), 'has 0 topics with a PolicyAction'),
         (('--base-frame', 'world'), "is in frame 'base_link', expected the base frame 'world'"),
