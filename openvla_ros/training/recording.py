@@ -15,8 +15,8 @@ from openvla_ros.training.demonstrations import Disturbance, record_episode, wri
 
 EPISODES_PER_SHARD = 48
 _STEPS = 45
-# Picking up has the most parts, and each wants to be seen.
-_CORRECTED: tuple[Kind, ...] = ('reach', 'pick', 'push', 'pick')
+# Reaching is learnt first; the others have more parts, and each wants to be seen.
+_CORRECTED: tuple[Kind, ...] = ('pick', 'push', 'pick', 'push', 'reach')
 
 
 def record_demonstrations(
