@@ -19,7 +19,14 @@ from openvla_ros.core.displacement_budget import DisplacementBudget
 from openvla_ros.core.gripper import GripperFilter
 from openvla_ros.core.pose_tracker import Pose, PoseTracker
 from openvla_ros.core.robot_profile import RobotProfile
-from openvla_ros.core.safety_state import ARMED, LATCHED, REASONS, SafetyState, State
+from openvla_ros.core.safety_state import (
+    ARMED,
+    CAUSE_GONE_S,
+    LATCHED,
+    REASONS,
+    SafetyState,
+    State,
+)
 from openvla_ros.core.vector3 import ZERO, Vector3, is_finite, limit_norm, norm, scale
 from openvla_ros.core.workspace import (
     CREEP_SPEED_MPS,
@@ -554,10 +561,14 @@ class Clamp:
             present.append('POSE_STALE')
         if self._resync:
             present.append('CLOCK_JUMP')
-        if self._state.cause == 'OVERRUN':
-            present.insert(0, 'OVERRUN')
-        elif self._waiting or not present:
-            present.append('WAITING' if self._waiting else 'ACTION_STALE')
+        late = self._state.cause == 'OVERRUN'
+        if late:
+            present.append('OVERRUN')
+        if self._waiting:
+            present.append('WAITING')
+        # A late tick holds until the next action; where none comes, that is what keeps the arm.
+        elif not present or (late and now_s - self._action_s > CAUSE_GONE_S):
+            present.append('ACTION_STALE')
         return tuple(sorted(present, key=lambda code: code != self._state.cause))
 
     def _status(self, now_s: float) -> ClampStatus:

@@ -107,6 +107,7 @@ class ControllerNode(Node):
         self._zeros_left = _FINAL_ZEROS
         self.finished = False
         self._logged_s: dict[str, float] = {}
+        self._logged_reason = ''
         self._published_key: tuple[Any, ...] = ()
         self._status_due_s = 0.0
         self._diagnostics_due_s = 0.0
@@ -373,6 +374,10 @@ class ControllerNode(Node):
     def _log_change(self, status: ClampStatus, old_state: State | None) -> None:
         if status.state == old_state and status.state in (State.ACTIVE, State.DISARMED):
             return
+        # What comes and goes besides, such as late poses, is in the status; here it would flood.
+        if status.state == old_state == State.HOLD and status.reasons[0] == self._logged_reason:
+            return
+        self._logged_reason = status.reasons[0]
         # rclpy allows one severity per line of code.
         if status.state in LATCHED:
             self.get_logger().error(status.sentence)

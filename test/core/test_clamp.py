@@ -613,6 +613,19 @@ def test_one_late_tick_holds_and_the_next_action_resumes():
     assert rig.state == State.ACTIVE
 
 
+def test_a_late_tick_does_not_hide_that_no_action_comes_any_more():
+    rig = Rig().move()
+    rig.tick(0.1)
+    rig.run(1.2)
+    assert rig.status.reasons == ('OVERRUN', 'ACTION_STALE')
+
+
+def test_a_late_tick_does_not_hide_that_the_first_action_is_awaited():
+    rig = Rig().arm()
+    rig.tick(0.1)
+    assert rig.status.reasons == ('OVERRUN', 'WAITING')
+
+
 def test_a_control_loop_that_stood_still_is_a_fault():
     rig = Rig().move()
     before = rig.speeds[-1]
