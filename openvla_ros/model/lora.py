@@ -129,7 +129,8 @@ class LoraAdapter:
             unused: Names of the tensors a checkpoint holds that never run.
 
         Raises:
-            ConfigError: it adapts a layer the checkpoint does not have, or of another shape.
+            ConfigError: it adapts or brings a layer the checkpoint does not have, or of another
+                shape.
         """
         layers = {name: low for name, low in self.layers.items() if f'{name}.weight' not in unused}
         for name, low in layers.items():
@@ -142,6 +143,13 @@ class LoraAdapter:
                     f'checkpoint has {what}; use the base checkpoint it was trained on'
                 )
         replaced = {name: value for name, value in self.replaced.items() if name not in unused}
+        for name, value in replaced.items():
+            if used.get(name) != tuple(value.shape):
+                raise ConfigError(
+                    f'{self.folder / WEIGHTS_FILE}: brings {name} of shape {list(value.shape)}, '
+                    f'but the checkpoint has {list(used.get(name, ()))}; use the base checkpoint '
+                    'it was trained on'
+                )
         return LoraAdapter(self.folder, self.scale, layers, replaced)
 
     def merged(self, name: str, value: Tensor) -> Tensor:
@@ -244,6 +252,11 @@ def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
         pickled = path.with_suffix('.bin')
         hint = f'; {pickled.name} is a pickle and is not read' if pickled.is_file() else ''
         raise ConfigError(f'{path}: is missing{hint}; save the adapter as safetensors')
+    with path.open('rb') as head:
+        if head.read(23) == b'version https://git-lfs':
+            raise ConfigError(
+                f'{path}: is a git-LFS pointer, not the adapter; run `git lfs pull` there'
+            )
     found: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework='pt') as file:

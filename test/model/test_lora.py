@@ -215,6 +215,16 @@ def test_an_adapter_of_another_checkpoint_is_refused(fine_tuned, tmp_path, name)
         OpenVLA.from_pretrained(CHECKPOINT, adapter=folder)
 
 
+def test_a_head_of_another_vocabulary_is_refused(fine_tuned, tmp_path):
+    folder = copied(fine_tuned[0], tmp_path)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    key = 'base_model.model.language_model.lm_head.base_layer.weight'
+    tensors[key] = tensors[key][:-64].clone()
+    save_file(tensors, str(folder / WEIGHTS_FILE))
+    with pytest.raises(ConfigError, match=r'lm_head\.weight of shape \[32000, 64\]'):
+        OpenVLA.from_pretrained(CHECKPOINT, adapter=folder)
+
+
 def test_half_an_adapter_and_a_strange_tensor_are_refused(fine_tuned, tmp_path):
     folder = copied(fine_tuned[0], tmp_path)
     tensors = load_file(folder / WEIGHTS_FILE)
@@ -236,7 +246,7 @@ def test_a_missing_or_damaged_file_is_named(fine_tuned, tmp_path):
         LoraAdapter.load(tmp_path)
     folder = copied(fine_tuned[0], tmp_path)
     (folder / WEIGHTS_FILE).write_bytes(b'version https://git-lfs')
-    with pytest.raises(ConfigError, match=WEIGHTS_FILE):
+    with pytest.raises(ConfigError, match=f'{WEIGHTS_FILE}: is a git-LFS pointer'):
         LoraAdapter.load(folder)
     (folder / WEIGHTS_FILE).rename(folder / 'adapter_model.bin')
     with pytest.raises(ConfigError, match=r'adapter_model\.bin is a pickle'):
