@@ -182,9 +182,9 @@ def _texts(situation: Situation, now_s: float) -> list[Shape]:
         state, colour = _state_text(situation, safety, now_s)
     instruction = f'"{situation.instruction}"' if situation.instruction else 'no instruction'
     lines = (
-        ('instruction', instruction, WHITE if situation.instruction else UNKNOWN_COLOUR),
+        ('instruction', instruction, _instruction_colour(situation)),
         ('state', state, colour),
-        ('policy', situation.policy_sentence or 'no policy', _policy_colour(situation, now_s)),
+        ('policy', situation.policy_text() or 'no policy', _policy_colour(situation, now_s)),
     )
     spacing = np.array([0.0, 0.0, 1.5 * TEXT_HEIGHT_M])
     return [
@@ -202,6 +202,11 @@ def _state_text(
     text = safety.sentence if safety.sentence.startswith(safety.state) else (
         f'{safety.state}: {safety.sentence}')  # fmt: skip
     return text, STATE_COLOURS.get(safety.state, UNKNOWN_COLOUR)
+
+
+def _instruction_colour(situation: Situation) -> Colour:
+    in_force = situation.instruction and situation.policy_there
+    return WHITE if in_force else UNKNOWN_COLOUR
 
 
 def _policy_colour(situation: Situation, now_s: float) -> Colour:

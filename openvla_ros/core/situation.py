@@ -85,6 +85,7 @@ class Situation:
         """Know nothing."""
         self.instruction = ''
         self.policy_sentence = ''
+        self.policy_there = True
         self._action: tuple[float, ActionView] | None = None
         self._safety: tuple[float, SafetyView] | None = None
         self._pose: tuple[float, PoseView] | None = None
@@ -99,6 +100,8 @@ class Situation:
 
         An action in the end-effector frame cannot be drawn before a pose is known.
         """
+        if self._arrivals_s and now_s - self._arrivals_s[-1] > STALE_S:
+            self._arrivals_s.clear()  # a pause is not a slow rate
         self._arrivals_s.append(now_s)
         linear, angular = twist[:3], twist[3:]
         if frame_is_ee:
@@ -162,14 +165,20 @@ class Situation:
             return None
         return safety.linear_mps * action.step_s
 
+    def policy_text(self) -> str:
+        """Return what the policy says of itself, or that it is gone."""
+        if self.policy_there or not self.policy_sentence:
+            return self.policy_sentence
+        return f'policy gone, its last word: {self.policy_sentence}'
+
     def overlay_state(self, now_s: float) -> OverlayState:
         """Return what the camera overlay shows."""
         action, safety, pose = self.action(now_s), self.safety(now_s), self.pose(now_s)
         return OverlayState(
-            instruction=self.instruction,
+            instruction=self.instruction if self.policy_there else '',
             safety_state=None if safety is None else safety.state,
             sentence='' if safety is None else safety.sentence,
-            policy_sentence=self.policy_sentence,
+            policy_sentence=self.policy_text(),
             policy_rate_hz=self.policy_rate_hz(now_s),
             latency_s=None if action is None else action.latency_s,
             ee_position_m=None if pose is None else pose.position_m,

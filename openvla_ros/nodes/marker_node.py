@@ -17,21 +17,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.core.camera_projection import CameraProjection
-from openvla_ros.core.image_encoding import LAYOUTS, layout_refusal, rgb_view
+from openvla_ros.core.image_encoding import (
+    LAYOUTS,
+    ImageRefused,
+    decode_compressed,
+    layout_refusal,
+    rgb_view,
+)
 from openvla_ros.core.overlay import draw_overlay
 from openvla_ros.core.pose_tracker import Pose
+from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.scene_markers import scene_markers
 from openvla_ros.core.situation import Situation
 from openvla_ros.core.strict_config import ConfigError
@@ -46,8 +55,10 @@ from openvla_ros.nodes.marker_conversions import (
 )
 from openvla_ros.nodes.parameters import declare, parameter
 
+_CAMERA = 'camera/image_raw'
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _EVERY = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+_NEWEST_RELIABLY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
@@ -132,6 +143,9 @@ class MarkerNode(Node):
             self._camera_pose = pose_from_message(message)
 
     def _draw_markers(self) -> None:
+        # Latched words outlive who said them.
+        status = self.resolve_topic_name('policy_node/status')
+        self._situation.policy_there = self.count_publishers(status) > 0
         if not self._markers.get_subscription_count():
             return
         stamp = self.get_clock().now().to_msg()
@@ -147,48 +161,32 @@ class MarkerNode(Node):
         """Subscribe to the camera while somebody looks at the overlay, and only then."""
         wanted = self._overlay.get_subscription_count() > 0
         if wanted and self._image_subscription is None:
-            reliability = self._camera_reliability()
-            qos = QoSProfile(depth=1, reliability=reliability)
-            self._image_subscription = self.create_subscription(
-                Image, 'camera/image_raw', self._on_image, qos
-            )
+            self._image_subscription = self._subscribe_to_camera()
         elif not wanted and self._image_subscription is not None:
             self.destroy_subscription(self._image_subscription)
             self._image_subscription = None
 
-    def _camera_reliability(self) -> ReliabilityPolicy:
-        offered = {
-            info.qos_profile.reliability
-            for info in self.get_publishers_info_by_topic('camera/image_raw')
-        }
-        if ReliabilityPolicy.RELIABLE in offered:
-            return ReliabilityPolicy.RELIABLE
-        return ReliabilityPolicy.BEST_EFFORT
+    def _subscribe_to_camera(self) -> Any:
+        """As the camera offers it, compressed where nothing else is; None while there is none."""
+        for kind, name in ((Image, _CAMERA), (CompressedImage, f'{_CAMERA}/compressed')):
+            infos = self.get_publishers_info_by_topic(self.resolve_topic_name(name))
+            if infos:
+                offered = {info.qos_profile.reliability for info in infos}
+                qos = _NEWEST_RELIABLY if ReliabilityPolicy.RELIABLE in offered else _NEWEST
+                return self.create_subscription(kind, name, self._on_image, qos)
+        return None
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Image | CompressedImage) -> None:
         now_s = time.monotonic()
         if now_s < self._overlay_due_s:
             return
         # Half a period early is early enough for a camera whose period does not divide ours.
         self._overlay_due_s = now_s + 0.7 / self._values.overlay_rate_hz
-        refusal = layout_refusal(
-            width=message.width,
-            height=message.height,
-            step=message.step,
-            num_bytes=len(message.data),
-            encoding=message.encoding[:80],
-        )
-        if refusal is not None or message.encoding not in LAYOUTS:
-            self._note_once(refusal.sentence if refusal else f'no overlay of {message.encoding!r}')
+        try:
+            image = self._rgb(message)
+        except ImageRefused as refused:
+            self._note_once(f'no overlay: {refused}')
             return
-        image = rgb_view(
-            message.data,
-            width=message.width,
-            height=message.height,
-            step=message.step,
-            encoding=message.encoding,
-            big_endian=bool(message.is_bigendian),
-        )
         picture = draw_overlay(
             image,
             self._situation.overlay_state(now_s),
@@ -196,6 +194,31 @@ class MarkerNode(Node):
         )
         self._overlay.publish(
             rgb_image_message(picture, message.header.frame_id, message.header.stamp)
+        )
+
+    @staticmethod
+    def _rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
+        if isinstance(message, CompressedImage):
+            return decode_compressed(message.data)
+        refusal = layout_refusal(
+            width=message.width,
+            height=message.height,
+            step=message.step,
+            num_bytes=len(message.data),
+            encoding=message.encoding[:80],
+        )
+        if refusal is None and message.encoding not in LAYOUTS:
+            sentence = f'the encoding {message.encoding[:80]!r} cannot be drawn'
+            refusal = Refusal('IMAGE_ENCODING', sentence)
+        if refusal is not None:
+            raise ImageRefused(refusal)
+        return rgb_view(
+            message.data,
+            width=message.width,
+            height=message.height,
+            step=message.step,
+            encoding=message.encoding,
+            big_endian=bool(message.is_bigendian),
         )
 
     def _projection(self, camera_frame: str) -> CameraProjection | None:

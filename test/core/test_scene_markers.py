@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.core.overlay import STATE_COLOURS, UNKNOWN_COLOUR
-from openvla_ros.core.scene_markers import DISPLACEMENT_GAIN, scene_markers
+from openvla_ros.core.scene_markers import DISPLACEMENT_GAIN, WHITE, scene_markers
 from openvla_ros.core.situation import STALE_S, PoseView, SafetyView, Situation
 
 UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
@@ -76,6 +76,16 @@ def test_stale_data_vanish_or_turn_grey():
     assert shapes['workspace'][0].colour == UNKNOWN_COLOUR
     assert shapes['state'][0].colour == UNKNOWN_COLOUR
     assert shapes['state'][0].text == 'controller silent for 2.0 s'
+
+
+def test_the_words_of_a_policy_that_is_gone_turn_grey():
+    situation = situation_at()
+    assert by_namespace(situation)['instruction'][0].colour == WHITE
+    situation.policy_there = False
+    shapes = by_namespace(situation, 1.0 + STALE_S + 1.0)
+    assert shapes['instruction'][0].colour == UNKNOWN_COLOUR
+    assert shapes['policy'][0].colour == UNKNOWN_COLOUR
+    assert shapes['policy'][0].text == 'policy gone, its last word: READY: publishing'
 
 
 def test_knowing_nothing_still_says_so():

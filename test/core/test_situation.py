@@ -83,3 +83,20 @@ def test_the_path_holds_points_apart_and_forgets():
     # 9.9 mm in steps of at least 2 mm: the first point and four more.
     assert len(situation.path(1.0)) == 5
     assert situation.path(1.0 + PATH_S) == []
+
+
+def test_a_pause_is_not_taken_for_a_slow_rate():
+    situation = Situation()
+    for now_s in (1.0, 1.2, 1.4, 60.0, 60.2, 60.4):
+        moved(situation, now_s)
+    assert situation.policy_rate_hz(60.4) == pytest.approx(5.0)
+
+
+def test_a_policy_that_is_gone_has_no_instruction_in_force():
+    situation = Situation()
+    situation.instruction, situation.policy_sentence = 'push the block', 'READY: publishing'
+    assert situation.overlay_state(1.0).instruction == 'push the block'
+    situation.policy_there = False
+    state = situation.overlay_state(1.0)
+    assert state.instruction == ''
+    assert state.policy_sentence == 'policy gone, its last word: READY: publishing'

@@ -1,17 +1,19 @@
 """marker_node beside the simulated arm and the controller, over real DDS."""
 
+import io
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import rclpy
 import yaml
 from harness.processes import Processes
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -35,6 +37,7 @@ class Viewer:
     """A policy that says one action again and again, and somebody who looks."""
 
     def __init__(self, domain_id):
+        self.domain_id = domain_id
         self._context = rclpy.Context()
         self._context.init(domain_id=domain_id)
         self.node = rclpy.create_node('policy_node', context=self._context)
@@ -48,7 +51,7 @@ class Viewer:
         self._status.publish(String(data='READY: publishing at 5.0 Hz'))
         self.acting = True
         self.node.create_timer(0.2, self._act)
-        self._look_at(MarkerArray, 'marker_node/markers')
+        self.look_at('marker_node/markers', MarkerArray)
 
     def _act(self):
         if self.acting:
@@ -58,7 +61,7 @@ class Viewer:
             message.twist.linear.y = 0.1
             self._action.publish(message)
 
-    def _look_at(self, kind, topic):
+    def look_at(self, topic, kind):
         def keep(message):
             self.latest[topic] = message
             self.count[topic] += 1
@@ -66,7 +69,7 @@ class Viewer:
         return self.node.create_subscription(kind, topic, keep, 5)
 
     def look_at_overlay(self):
-        return self._look_at(Image, 'marker_node/overlay')
+        return self.look_at('marker_node/overlay', Image)
 
     def wait(self, condition, deadline_s=30.0):
         end_s = time.monotonic() + deadline_s
@@ -170,6 +173,27 @@ def test_the_overlay_costs_nothing_until_somebody_looks(viewer):
     assert (overlay.width, overlay.height, overlay.encoding) == (512, 512, 'rgb8')
     viewer.node.destroy_subscription(looking)
     viewer.wait(lambda: 'marker_node' not in camera_readers(viewer))
+
+
+def test_a_camera_that_is_only_compressed_has_its_overlay_too(viewer, tmp_path):
+    content = io.BytesIO()
+    PIL.Image.new('RGB', (64, 48), (200, 30, 30)).save(content, format='PNG')
+    topic = 'another/camera/image_raw/compressed'
+    camera = viewer.node.create_publisher(CompressedImage, topic, 1)
+    message = CompressedImage(format='png', data=content.getvalue())
+    sending = viewer.node.create_timer(0.1, lambda: camera.publish(message))
+    looking = viewer.look_at('another/marker_node/overlay', Image)
+    command = [sys.executable, '-m', 'openvla_ros.nodes.marker_node', '--ros-args']
+    domain = {'ROS_DOMAIN_ID': str(viewer.domain_id)}
+    with Processes(tmp_path, deadline_s=60.0) as processes:
+        processes.env.update(domain)
+        processes.start('marker_node', [*command, '-r', '__ns:=/another'])
+        viewer.wait(lambda: viewer.count['another/marker_node/overlay'] >= 2)
+    overlay = viewer.latest['another/marker_node/overlay']
+    assert (overlay.width, overlay.height) == (640, 480)
+    viewer.node.destroy_timer(sending)
+    viewer.node.destroy_subscription(looking)
+    viewer.node.destroy_publisher(camera)
 
 
 def test_a_policy_that_falls_silent_is_not_drawn_any_more(viewer):
