@@ -171,6 +171,20 @@ class PolicyGate:
                 return None
             return Assignment(instruction.text, instruction.identity, stamp_s, arrived_s)
 
+    def next_image_is_due(self, now_s: float, within_s: float) -> bool:
+        """Say whether the newest image is old for this camera and the next one comes soon.
+
+        Args:
+            now_s: Steady time [s].
+            within_s: What counts as soon [s].
+        """
+        with self._lock:
+            rate_hz = self.statistics.images.rate_hz(now_s)
+            if self._image is None or rate_hz <= 0.0:
+                return False
+            age_s = now_s - self._image[1]
+            return 0.5 < age_s * rate_hz < 1.0 and 1.0 / rate_hz - age_s < within_s
+
     def taken_up(self, assignment: Assignment) -> bool:
         """Note that an assignment is being worked on; True if the instruction is a new one."""
         with self._lock:

@@ -52,6 +52,9 @@ _SLOW_SKIPS, _JUDGED_TICKS = 3, 20
 # Longest time between two ticks that counts as inference time: a process that was stopped and
 # continued did not hang.
 _LONGEST_TICK_S = 0.5
+# A tick waits at most so much of its period for an image that is due: less than the quarter of a
+# step for which the controller holds an action beyond its end.
+_PATIENCE = 0.1
 # The executor's own silence, which only native code that keeps Python's lock can cause.
 _WEDGED_S = 15.0
 _CLOSE_S = 0.3
@@ -104,7 +107,7 @@ class PolicyNode(Node):
             PolicyCycle(self._gate, self._outputs, self._ros_now_s).run,
         )
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._tick_timer = self._create_tick_timer()
+        self._create_tick_timers()
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=self._steady)
         self.create_timer(parameters.log_period_s, self._log_figures, clock=self._steady)
         self._announce()
@@ -129,8 +132,15 @@ class PolicyNode(Node):
             SafetyStatus, 'controller_node/status', self._on_controller, _NEWEST
         )
 
-    def _create_tick_timer(self) -> Any:
-        return self.create_timer(1 / self.policy_rate_hz, self._tick, clock=self._steady)
+    def _create_tick_timers(self) -> None:
+        period_s = 1 / self.policy_rate_hz
+        self._patience_s = _PATIENCE * period_s
+        self._tick_timer = self.create_timer(period_s, self._tick, clock=self._steady)
+        self._patience_timer = self.create_timer(
+            self._patience_s, self._end_of_patience, clock=self._steady
+        )
+        self._patience_timer.cancel()
+        self._waits_for_image = False
 
     def _announce(self) -> None:
         profile, log = self.profile, self.get_logger()
@@ -178,6 +188,8 @@ class PolicyNode(Node):
             self._newest = (message, stamp)
             if arrival.geometry != self._geometry:
                 self._tell_geometry(arrival.geometry, message.header.frame_id)
+            if self._waits_for_image:
+                self._act_on_newest()
 
     def _on_instruction(self, text: str) -> None:
         with self._guard('instruction'):
@@ -201,7 +213,8 @@ class PolicyNode(Node):
         )
         if parameters.rate_hz != old.rate_hz:
             self.destroy_timer(self._tick_timer)
-            self._tick_timer = self._create_tick_timer()
+            self.destroy_timer(self._patience_timer)
+            self._create_tick_timers()
         self._warn_of_settings()
 
     def _on_start_progress(self, progress: Refusal) -> None:
@@ -216,11 +229,27 @@ class PolicyNode(Node):
             now_s = time.monotonic()
             self._gate.statistics.counts.add('ticks')
             if self._watch_worker(now_s) and self._newest is not None:
-                message, stamp = self._newest
-                assignment = self._gate.assign(now_s)
-                if assignment is not None:
-                    self._hand_over(Observation(message, stamp, assignment))
+                due = self._gate.next_image_is_due(now_s, self._patience_s)
+                if due and not self._worker.busy:
+                    self._waits_for_image = True
+                    self._patience_timer.reset()
+                else:
+                    self._act_on_newest()
             self._publish_state()
+
+    def _end_of_patience(self) -> None:
+        with self._guard('tick'):
+            self._act_on_newest()
+
+    def _act_on_newest(self) -> None:
+        self._patience_timer.cancel()
+        self._waits_for_image = False
+        if self._newest is None:
+            return
+        message, stamp = self._newest
+        assignment = self._gate.assign(time.monotonic())
+        if assignment is not None:
+            self._hand_over(Observation(message, stamp, assignment))
 
     def _hand_over(self, observation: Observation) -> None:
         skipped = not self._worker.submit(observation)

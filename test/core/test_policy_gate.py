@@ -74,6 +74,30 @@ def test_an_image_is_acted_on_once_and_anew_for_another_instruction():
     assert cycle.take_up(0.3).text == 'b'
 
 
+@pytest.mark.parametrize(
+    ('age_s', 'due'),
+    [
+        (0.01, False),  # fresh
+        (0.05, False),  # old for a camera of 10 Hz, but the next one is 50 ms away
+        (0.085, True),
+        (0.099, True),
+        (0.11, False),  # it should have come: who knows when it will
+    ],
+)
+def test_the_next_image_is_due_when_the_newest_is_old_for_its_camera(age_s, due):
+    gate = make_gate()
+    assert not gate.next_image_is_due(0.0, 0.02)
+    for i in range(11):
+        show(gate, 0.1 * i)
+    assert gate.next_image_is_due(1.0 + age_s, 0.02) == due
+
+
+def test_of_a_camera_seen_once_nothing_is_known():
+    gate = make_gate()
+    show(gate, 1.0)
+    assert not gate.next_image_is_due(1.09, 0.02)
+
+
 def test_an_action_of_a_former_instruction_is_dropped():
     gate = make_gate()
     cycle = Cycle(gate)
