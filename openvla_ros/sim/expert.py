@@ -27,11 +27,16 @@ GAIN = 0.6
 GRASP_Z_M = 0.019
 PUSH_Z_M = 0.022
 TRAVEL_Z_M = 0.085
+# Here the finger tips are 8 mm over the blocks.
+CLEAR_Z_M = 0.060
 LIFT_Z_M = 0.14
 # This far below its way it only rises.
 RISE_FIRST_M = 0.04
 # Beyond the line by this, so that a push has clearly ended.
 PUSH_BEYOND_M = 0.01
+# It comes down onto a place when it is over it within this.
+GRASP_WITHIN_M = 0.010
+PUSH_WITHIN_M = 0.015
 # How far behind a block's centre the closed fingers come down before a push.
 PUSH_BEHIND_M = 0.055
 # Opening of the gripper around a block is (20 - 15) / 22 = 0.23: below the first number it holds
@@ -79,9 +84,9 @@ class ScriptedExpert:
             return position, 0.0
         behind = np.array([block[0] - PUSH_BEHIND_M, block[1], PUSH_Z_M])
         low_behind = position[0] < block[0] - BLOCK_HALF_M and position[2] < 2 * BLOCK_HALF_M
-        if low_behind and abs(position[1] - block[1]) < 0.012:
+        if low_behind and abs(position[1] - block[1]) < 0.014:
             return np.array([position[0] + remaining + 0.01, block[1], PUSH_Z_M]), 0.0
-        return _over(behind, position, PUSH_Z_M), 0.0
+        return _over(behind, position, PUSH_Z_M, PUSH_WITHIN_M), 0.0
 
     def _pick(self, position: Vector, block: Vector, opening: float) -> tuple[Vector, float]:
         grasp = np.array([block[0], block[1], GRASP_Z_M])
@@ -101,22 +106,28 @@ class ScriptedExpert:
 def _around_one(position: Vector, blocks: Mapping[str, Vector]) -> bool:
     """Return whether the fingers are at both sides of a block, which would be taken along."""
     return any(
-        np.hypot(*(position - block)[:2]) < BLOCK_HALF_M and abs(position[2] - block[2]) < 0.045
+        np.hypot(*(position - block)[:2]) < BLOCK_HALF_M and abs(position[2] - block[2]) < 0.030
         for block in blocks.values()
     )
 
 
-def _over(goal: Vector, position: Vector, floor_m: float) -> Vector:
-    """Return a target that comes down onto a goal inside a steep funnel, never sideways.
+def _over(
+    goal: Vector, position: Vector, floor_m: float, within_m: float = GRASP_WITHIN_M
+) -> Vector:
+    """Return a target that comes down onto a goal inside a funnel.
 
-    Below the funnel it rises first, so that it does not sweep other blocks away.
+    Over the blocks it goes sideways at the height it has; only below their tops it rises first, so
+    that it does not sweep them away. Whether to go up or down so never hangs on a millimetre,
+    which a policy cannot see.
     """
     across = (goal - position)[:2]
     apart = float(np.hypot(*across))
-    height = float(np.clip(5.0 * (apart - 0.008), 0.0, TRAVEL_Z_M - min(floor_m, TRAVEL_Z_M)))
-    below = floor_m + height - position[2]
+    highest = max(position[2], CLEAR_Z_M, floor_m)
+    wanted = min(floor_m + 4.0 * max(apart - within_m, 0.0), TRAVEL_Z_M, highest)
+    height = max(wanted, floor_m)
+    below = min(height, CLEAR_Z_M) - position[2]
     part = float(np.clip(1.0 - below / RISE_FIRST_M, 0.0, 1.0))
-    return np.array([*(position[:2] + part * across), floor_m + height])
+    return np.array([*(position[:2] + part * across), height])
 
 
 def _limited(vector: Vector, length: float) -> Vector:
