@@ -97,7 +97,8 @@ class EagerPasses:
 
     def _cache_for(self, length: int, like: Tensor) -> KVCache:
         cache = self._cache
-        if cache is None or cache.max_len < length or cache.kv.device != like.device:
+        kind = like.device, like.dtype
+        if cache is None or cache.max_len < length or (cache.kv.device, cache.kv.dtype) != kind:
             max_len = -(-length // self._granularity) * self._granularity
             self._cache = cache = KVCache(
                 self._llama.config, max_len, dtype=like.dtype, device=like.device

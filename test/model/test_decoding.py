@@ -179,3 +179,13 @@ def test_the_cache_follows_a_longer_prompt():
         embeds = torch.randn(1, length, CONFIG.hidden_size, generator=generator)
         fresh = greedy_decode(EagerPasses(llama), embeds, D)
         np.testing.assert_array_equal(greedy_decode(passes, embeds, D).tokens, fresh.tokens)
+
+
+def test_the_cache_follows_a_model_that_is_cast():
+    llama = make_llama()
+    passes, embeds = EagerPasses(llama), next(prompts('random', 1, 0))
+    greedy_decode(passes, embeds, D)
+    llama.double()
+    cast = greedy_decode(passes, embeds.double(), D)
+    fresh = greedy_decode(EagerPasses(llama), embeds.double(), D)
+    np.testing.assert_array_equal(cast.margins, fresh.margins)
