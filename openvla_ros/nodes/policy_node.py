@@ -47,6 +47,7 @@ from openvla_ros.nodes.policy_startup import LoadBackend, load_backend, start_po
 
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _REPORT_PERIOD_S = 1.0
+_ENDED = Refusal('ENDED', 'the policy was stopped')
 # So many skipped of the last ticks are said once, and once that it is over.
 _SLOW_SKIPS, _JUDGED_TICKS = 3, 20
 # Longest time between two ticks that counts as inference time: a process that was stopped and
@@ -218,7 +219,8 @@ class PolicyNode(Node):
         self._warn_of_settings()
 
     def _on_start_progress(self, progress: Refusal) -> None:
-        if progress != self._starting:
+        # The status logs a code that is new to it; from here come the steps within one.
+        if progress != self._starting and progress.code == self._says.code:
             self.get_logger().info(progress.sentence)
         self._starting = progress
 
@@ -294,6 +296,8 @@ class PolicyNode(Node):
 
     def _state(self) -> Refusal:
         """Return what the status says: READY, or why nothing is published."""
+        if self.stop_requested and not self.exit_code:
+            return _ENDED
         if not self._worker.ready or self.stop_requested:
             return self._starting
         now_s = time.monotonic()
@@ -383,9 +387,9 @@ class PolicyNode(Node):
     def close(self) -> bool:
         """Say that it is over and wait a moment for the worker; False if it still computes."""
         faulthandler.cancel_dump_traceback_later()
-        self._gate.shut(Refusal('ENDED', 'the policy was stopped'))
+        self._gate.shut(_ENDED)
         if not self.exit_code:
-            self._starting = Refusal('ENDED', 'the policy was stopped')
+            self._starting = _ENDED
         with contextlib.suppress(Exception):
             self._publish_state()
         self._says.flush()

@@ -42,7 +42,8 @@ class PolicyReport:
     def __init__(self, node: Node) -> None:
         """Create the publishers."""
         self._node = node
-        self._head, self._code = '', ''
+        self._head = ''
+        self.code = ''  # of the state published last
         self._instruction: str | None = None
         self._logged_s: dict[str, float] = {}
         self._statuses = node.create_publisher(String, '~/status', _LATCHED)
@@ -64,9 +65,9 @@ class PolicyReport:
             self._instructions.publish(String(data=instruction))
         head = f'{state.code}: {state.sentence}'
         changed = head != self._head
-        if state.code != self._code:
+        if state.code != self.code:
             self._log_state(state, head)
-        self._head, self._code = head, state.code
+        self._head, self.code = head, state.code
         if changed or figures:
             self._statuses.publish(String(data=f'{head}; {figures}' if figures else head))
 
