@@ -44,6 +44,13 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     'layer_replication': (None,),
     'trainable_token_indices': (None,),
     'target_parameters': (None, []),
+    'use_qalora': (False, None),
+    'use_bdlora': (None, False),
+    'kasa_config': (None,),
+    'monteclora_config': (None,),
+    'velora_config': (None,),
+    'arrow_config': (None,),
+    'alora_invocation_tokens': (None,),
 }
 
 

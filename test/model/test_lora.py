@@ -183,6 +183,8 @@ def copied(folder, target):
     [
         ({'use_dora': True}, 'use_dora'),
         ({'peft_type': 'IA3'}, 'peft_type'),
+        ({'use_qalora': True}, 'use_qalora'),
+        ({'alora_invocation_tokens': [5]}, 'alora_invocation_tokens'),
         ({'rank_pattern': {'qkv': 8}}, 'rank_pattern'),
         ({'init_lora_weights': 'pissa'}, 'init_lora_weights'),
         ({'r': 8}, 'expected rank 8'),
