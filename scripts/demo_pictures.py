@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from openvla_ros.core.overlay import STATE_COLOURS
 
 MAX_FRAMES = 150
-GIF_COLOURS = 128
+LEAST_SHOWN_SPEED = 0.1  # [m/s] and [rad/s]; less would make noise look like motion
 
 
 @dataclass
@@ -63,7 +64,10 @@ def save_animation(frames: Sequence[tuple[float, bytes]], path: Path) -> bool:
     if not kept:
         return False
     pictures = [
-        Image.open(io.BytesIO(jpeg)).quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+        # Median cut, the default, turns small things of a colour of their own grey: the arrows.
+        Image.open(io.BytesIO(jpeg)).quantize(
+            method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
         for _, jpeg in kept
     ]
     times = [at_s for at_s, _ in kept]
@@ -89,22 +93,24 @@ def save_plot(recording: Recording, path: Path, title: str, from_s: float) -> No
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(4, 1, sharex=True, figsize=(9, 8), height_ratios=(3, 3, 2, 2))
+    figure, axes = plt.subplots(
+        4, 1, sharex=True, figsize=(9, 8), height_ratios=(3, 3, 2, 2), layout='constrained'
+    )
     wanted, sent = _since(recording.wanted, from_s), _since(recording.sent, from_s)
     grippers = _since(recording.grippers, from_s)
     for axis, column, label in ((axes[0], 1, 'speed [m/s]'), (axes[1], 2, 'turning [rad/s]')):
         _stairs(axis, wanted, column, color='orange', label='the policy wants')
         _stairs(axis, sent, column, color='green', label='the controller allows')
         axis.set_ylabel(label)
+        axis.set_ylim(0.0, max(LEAST_SHOWN_SPEED, 1.05 * axis.get_ylim()[1]))
     _stairs(axes[2], wanted, 3, color='orange')
     _stairs(axes[2], grippers, 1, color='green')
     axes[2].set_ylabel('gripper\n0 closed, 1 open')
     axes[2].set_ylim(-0.1, 1.1)
     _state_bars(axes[3], _since(recording.states, from_s))
     axes[3].set_xlabel('time [s]')
-    axes[0].set_title(title, loc='left')
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='upper right', ncols=2, fontsize=9)
-    figure.tight_layout()
+    axes[0].set_title(textwrap.shorten(title, 90, placeholder=' ...'), loc='left')
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower right', ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
