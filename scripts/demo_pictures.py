@@ -66,7 +66,7 @@ def save_animation(frames: Sequence[tuple[float, bytes]], path: Path) -> bool:
     pictures = [
         # Median cut, the default, turns small things of a colour of their own grey: the arrows.
         Image.open(io.BytesIO(jpeg)).quantize(
-            method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
         )
         for _, jpeg in kept
     ]
