@@ -6,8 +6,8 @@ from openvla_ros.evaluation.episodes import run_episode
 from openvla_ros.evaluation.rollout import load_policy
 from openvla_ros.sim.tasks import KINDS, sample_episode
 
-# Measured: 44 of 48 episodes (Wilson 95 %: 80 % at least). At 80 % fewer than 7 of 12 have a chance
-# of 2 %; an arm that does not find its block has none.
+# Measured: 44 of 48 episodes (Wilson 95 %: 80 % at least). At 80 % fewer than 7 of 12 have a
+# chance of 2 %; an arm that does not find its block has none.
 LEAST = 7
 
 
