@@ -227,17 +227,22 @@ class World:
     def request(self, service: str, on: bool = True, deadline_s: float = 5.0) -> tuple[bool, str]:
         """Call arm (``on=False`` disarms), reset or estop; returns (success, sentence)."""
         end_s = time.monotonic() + deadline_s
-        number = 0
-        while not number:
+        while True:
             number = self.operator.call('request', service=service, on=on)
-            if time.monotonic() > end_s:
+            if number:
+                try:
+                    answer = self.wait_until(
+                        lambda number=number: self.operator.call('answer', number=number),
+                        f'an answer of {service}',
+                        max(0.5, min(2.0, end_s - time.monotonic())),
+                    )
+                    return bool(answer[0]), str(answer[1])
+                except DeadlineError:
+                    # ROS 2 loses the answer of a server that has just been discovered: ask again.
+                    if time.monotonic() > end_s:
+                        raise
+            elif time.monotonic() > end_s:
                 raise DeadlineError(f'service {service!r} was not there within {deadline_s} s')
-        answer = self.wait_until(
-            lambda: self.operator.call('answer', number=number),
-            f'an answer of {service}',
-            max(0.5, end_s - time.monotonic()),
-        )
-        return bool(answer[0]), str(answer[1])
 
     def ask(self, do: str, deadline_s: float = 10.0, **arguments: Any) -> Any:
         """Let the operator make a call that answers later, and wait for the answer."""

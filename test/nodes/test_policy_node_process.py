@@ -263,7 +263,10 @@ def test_a_model_that_writes_no_actions_is_a_fault_that_stays(bench, orders, cod
     assert bench.heard.code() == 'MODEL_FAULT'
     assert bench.heard.actions_since(t_s) == []
     assert policy.returncode is None
-    assert bench.diagnostics['policy_node: policy'][2][f'refused {code}'] == '3'
+    bench.wait(
+        lambda: bench.diagnostics['policy_node: policy'][2].get(f'refused {code}') == '3',
+        'three refusals on /diagnostics',
+    )
 
 
 # --- two robots ----------------------------------------------------------------------------

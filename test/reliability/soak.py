@@ -74,7 +74,8 @@ def soak_world(folder: Path, seconds: float) -> Iterator[World]:
         start_policy(world)
         world.start_camera('--rate-hz', str(CAMERA_HZ))
         world.wait_until(lambda: world.diagnostics('policy'), 'the policy node', 60.0)
-        world.operator.call('instruct', text='push the red block')
+        # Latched: the policy may not have found the operator yet.
+        world.operator.call('instruct', text='push the red block', latched=True)
         order(world, [0.012, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
         world.recover(30.0)
         yield world
