@@ -239,7 +239,7 @@ def lost_messages(world: World, probability: float) -> None:
 @fault('H36')
 def second_policy(world: World) -> float:
     injected = world.inject(lambda: _second(world))
-    taken_s = stops(world, injected, 'second policy', 1.5)  # its discovery is not the clamp's
+    taken_s = stops(world, injected, 'second policy', 5.0)  # its discovery is not the clamp's
     requires_state(world, FAULT, 'FAULT_TWO_SOURCES', injected.t_s)
     world.processes.end('policy_two')
     time.sleep(1.1)
