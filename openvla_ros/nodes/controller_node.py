@@ -27,7 +27,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -53,6 +53,11 @@ from openvla_ros.nodes.conversions import (
     twist_stamped,
 )
 from openvla_ros.nodes.parameters import declare, parameter, sections_for_other_nodes
+from openvla_ros.nodes.transport import (
+    SHARED_MEMORY_WARNING,
+    keep_out_of_shared_memory,
+    uses_shared_memory,
+)
 
 NOT_A_SAFETY_FUNCTION = (
     'This is not a certified safety function: behind it must sit a driver that stops the arm when '
@@ -130,11 +135,11 @@ class ControllerNode(Node):
     # Set up ------------------------------------------------------------------------------------
 
     def _create_outputs(self) -> None:
-        self._twist_publisher = self.create_publisher(TwistStamped, '~/twist_cmd', _NEWEST)
-        self._pose_publisher = self.create_publisher(PoseStamped, '~/pose_cmd', _NEWEST)
-        self._gripper_publisher = self.create_publisher(Float64, '~/gripper_cmd', _NEWEST)
-        self._status_publisher = self.create_publisher(SafetyStatus, '~/status', _LATCHED)
-        self._diagnostics_publisher = self.create_publisher(
+        self._twist_publisher = self._publisher(TwistStamped, '~/twist_cmd', _NEWEST)
+        self._pose_publisher = self._publisher(PoseStamped, '~/pose_cmd', _NEWEST)
+        self._gripper_publisher = self._publisher(Float64, '~/gripper_cmd', _NEWEST)
+        self._status_publisher = self._publisher(SafetyStatus, '~/status', _LATCHED)
+        self._diagnostics_publisher = self._publisher(
             DiagnosticArray, '/diagnostics', QoSProfile(depth=5)
         )
         if self.profile.gripper.action is not None:
@@ -159,9 +164,20 @@ class ControllerNode(Node):
         self, kind: type, topic: str, callback: Callable[..., None], qos: QoSProfile
     ) -> None:
         events = SubscriptionEventCallbacks(
-            incompatible_qos=functools.partial(self._on_incompatible_qos, topic, qos)
+            incompatible_qos=functools.partial(self._on_incompatible_qos, topic, qos),
+            use_default_callbacks=False,
         )
         self.create_subscription(kind, topic, callback, qos, event_callbacks=events)
+
+    def _publisher(self, kind: type, topic: str, qos: QoSProfile) -> Any:
+        # rclpy builds its wait set anew 200 times a second and asks each event handler in it; its
+        # defaults are two per publisher, a sixth of the processor time of this process.
+        on_refused = functools.partial(self._on_refused_qos, topic)
+        fits_everybody = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        events = PublisherEventCallbacks(
+            incompatible_qos=None if fits_everybody else on_refused, use_default_callbacks=False
+        )
+        return self.create_publisher(kind, topic, qos, event_callbacks=events)
 
     def _announce(self) -> None:
         profile = self.profile
@@ -247,6 +263,13 @@ class ControllerNode(Node):
                 f'this controller needs {qos.reliability.name.lower()}: nothing of it arrives.'
             )
             self.get_logger().error(self._mismatch[topic])
+
+    def _on_refused_qos(self, topic: str, event: Any) -> None:
+        with self._guard('refused_qos'):
+            self.get_logger().warning(
+                f'{event.total_count} subscriptions of {topic} ask for another QoS than reliable, '
+                'volatile: they get nothing. Subscribe with the default QoS.'
+            )
 
     # The tick ----------------------------------------------------------------------------------
 
@@ -405,6 +428,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0
     try:
+        keep_out_of_shared_memory()
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
         node = ControllerNode()
     except Exception as error:  # nothing moves yet: one line instead of a traceback
@@ -414,6 +438,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: node.request_stop())
+    if uses_shared_memory():
+        node.get_logger().warning(SHARED_MEMORY_WARNING)
     _protect_process()
     _spin(node)
     node.destroy_node()

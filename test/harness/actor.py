@@ -18,6 +18,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.timer import Timer
 
+from openvla_ros.nodes.transport import keep_out_of_shared_memory
+
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
 
@@ -61,8 +63,16 @@ class Actor(Node):
             print(json.dumps(reply), flush=True)
 
 
-def run(make_actor: Any) -> None:
-    """Start ROS, build the actor and serve until the process is told to end."""
+def run(make_actor: Any, *, shared_memory: bool = False) -> None:
+    """Start ROS, build the actor and serve until the process is told to end.
+
+    Args:
+        make_actor: Builds it.
+        shared_memory: It may use the shared memory of Fast DDS, in which a killed process holds
+            up others; a driver, an e-stop and a clock should not.
+    """
+    if not shared_memory:
+        keep_out_of_shared_memory()
     rclpy.init()
     actor = make_actor()
     executor = SingleThreadedExecutor()

@@ -154,4 +154,4 @@ if __name__ == '__main__':
     parser.add_argument('--frame-id', default='camera_optical_frame')
     parser.add_argument('--best-effort', action='store_true')
     chosen = parser.parse_known_args()[0]
-    run(lambda: FakeCamera(chosen))
+    run(lambda: FakeCamera(chosen), shared_memory=True)

@@ -283,4 +283,4 @@ if __name__ == '__main__':
     parser.add_argument('--best-effort', action='store_true')
     parser.add_argument('--relay-from', default='')
     chosen = parser.parse_known_args()[0]
-    run(lambda: FakePolicy(chosen))
+    run(lambda: FakePolicy(chosen), shared_memory=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -158,20 +159,22 @@ def wait(condition, what):
         time.sleep(0.01)
 
 
-def controller(domain, *parameters, **popen):
+def controller(domain, *parameters, env=None, **popen):
     arguments = [word for p in parameters for word in ('-p', p)]
     return subprocess.Popen(
         [sys.executable, '-m', MODULE, '--ros-args', *arguments],
-        env=os.environ | {'ROS_DOMAIN_ID': str(domain), 'ROS_PYTHON_CHECK_FIELDS': '1'},
+        env=os.environ
+        | {'ROS_DOMAIN_ID': str(domain), 'ROS_PYTHON_CHECK_FIELDS': '1'}
+        | (env or {}),
         text=True,
         **popen,
     )
 
 
 @contextlib.contextmanager
-def running(*parameters, **world):
+def running(*parameters, env=None, stderr=None, **world):
     domain = random.randint(1, 101)
-    process = controller(domain, *parameters)
+    process = controller(domain, *parameters, env=env, stderr=stderr)
     it = World(domain, **world)
     it.process = process
     try:
@@ -258,6 +261,27 @@ def test_a_policy_with_the_wrong_qos_is_named():
         wait(lambda: 'best_effort' in world.status.sentence, 'the mismatch in the status')
         assert 'no policy is publishing' in world.status.sentence
         assert 'needs reliable' in world.status.sentence
+
+
+@pytest.mark.parametrize(
+    ('env', 'shared'),
+    [
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}, False),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET'}, False),
+        # The user's own choice is kept, and said to be a risk.
+        ({'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'}, True),
+    ],
+)
+def test_no_killed_process_can_hold_it_up_through_shared_memory(tmp_path, env, shared):
+    with (
+        open(tmp_path / 'log', 'w') as log,
+        running('robot:=sim', env=env, stderr=log) as world,
+    ):
+        world.arm()  # it is discovered, hears and answers, and says so
+        maps = Path(f'/proc/{world.process.pid}/maps').read_text()
+        assert ('/dev/shm/fast' in maps) == shared
+        said = 'uses the shared memory of Fast DDS' in (tmp_path / 'log').read_text()
+        assert said == shared
 
 
 def test_a_missing_limit_ends_with_2_and_one_line_that_names_it(tmp_path):
