@@ -7,7 +7,8 @@ it. Counted are the operations that start work (on a GPU: kernels), not views an
 count is exact and repeatable, the times are not.
 
 At 32 prompt rows the time is the framework's; at 292, OpenVLA's, even this narrow a network has
-15 ms of arithmetic in its prefill on one core.
+much arithmetic in its prefill on one core. The line 'arithmetic' is that prefill's matrix products
+and attention alone, the same kernels on tensors that are there already: what no framework saves.
 
     python -m benchmarks.framework_cost
 """
@@ -139,6 +140,27 @@ def transformers_action(llama: Llama, rows: int) -> Callable[[], Any]:
     return generate
 
 
+def bare_arithmetic(llama: Llama, rows: int) -> Callable[[], Any]:
+    """The prefill's matrix products and attention of all layers, and nothing else."""
+    config, dtype = llama.config, llama.lm_head.weight.dtype
+    d, f = config.hidden_size, config.intermediate_size
+    shapes = [(d, 3 * d), (d, d), (d, 2 * f), (f, d)]
+    products = [
+        (torch.randn(rows, m, dtype=dtype), torch.randn(m, n, dtype=dtype)) for m, n in shapes
+    ]
+    outs = [torch.empty(rows, n, dtype=dtype) for _, n in shapes]
+    q, k, v = torch.randn(3, 1, config.num_attention_heads, rows, config.head_dim, dtype=dtype)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(config.num_hidden_layers):
+            for (x, weight), out in zip(products, outs, strict=True):
+                torch.mm(x, weight, out=out)
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeats', type=int, default=15)
@@ -152,7 +174,9 @@ def main() -> None:
     llama = make_llama(getattr(torch, arguments.dtype))
     for rows in PROMPT_ROWS:
         actions = {'transformers generate, 7 passes': transformers_action(llama, rows)}
-        for name, action in {**actions, **our_actions(llama, rows)}.items():
+        actions |= our_actions(llama, rows)
+        actions['arithmetic of the prefill'] = bare_arithmetic(llama, rows)
+        for name, action in actions.items():
             measured = measure(action, arguments.repeats)
             result[f'{name}, {rows} rows'] = measured
             print(f'{name}, {rows} rows', measured, flush=True)

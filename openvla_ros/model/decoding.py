@@ -27,6 +27,8 @@ from openvla_ros.model.llama import KVCache, Llama
 
 #: The last ids of the tokenizer's vocabulary stand for actions (upstream's n_action_bins).
 NUM_ACTION_TOKENS = 256
+#: From this width on a CPU waits for a layer's weights from memory.
+_MEMORY_BOUND_WIDTH = 1024
 
 
 class NonFiniteLogitsError(ArithmeticError):
@@ -124,10 +126,27 @@ class EagerPasses:
                 'EagerPasses.advance was called before prefill; call prefill first.'
             )
         kv = self._cache.kv
+        count = len(tokens)
+        if count == 1 and self._one_row_is_slow(kv):
+            tokens = [*tokens, *tokens]  # nobody looks at the second; its place is written next
         ids = torch.as_tensor([tokens], dtype=torch.int64, device=kv.device)
         embeds = self._llama.embed(ids).to(kv.dtype)
-        logits = self._llama(embeds, cache=self._cache, position=position)
+        logits = self._llama(embeds, cache=self._cache, position=position, rows=slice(0, count))
         return choose(logits[0]).cpu().numpy()
+
+    def _one_row_is_slow(self, kv: Tensor) -> bool:
+        """Whether two rows take less time than one.
+
+        torch 2.13 multiplies one bfloat16 row on a CPU at 17 GB/s of weights and two at 28 GB/s
+        (`benchmarks.full_size_cpu`); small or quantised weights gain nothing.
+        """
+        llama = self._llama
+        return (
+            kv.device.type == 'cpu'
+            and kv.dtype == torch.bfloat16
+            and llama.config.hidden_size >= _MEMORY_BOUND_WIDTH
+            and type(llama.layers[0].mlp.down_proj) is torch.nn.Linear
+        )
 
 
 def greedy_decode(passes: Passes, embeds: Tensor, num_tokens: int) -> DecodeResult:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from openvla_ros.model import decoding
 from openvla_ros.model.decoding import (
     DecodeResult,
     EagerPasses,
@@ -101,8 +102,12 @@ def ulp(value):
     return 2.0 ** (math.floor(math.log2(abs(value))) - 7)
 
 
-def test_in_bfloat16_it_differs_from_greedy_decoding_only_at_ties(record_property):
+@pytest.mark.parametrize('memory_bound_width', [1024, 1], ids=['one row', 'one row as two'])
+def test_in_bfloat16_it_differs_from_greedy_decoding_only_at_ties(
+    record_property, monkeypatch, memory_bound_width
+):
     """Another row count is another matrix kernel, so a near tie may fall the other way."""
+    monkeypatch.setattr(decoding, '_MEMORY_BOUND_WIDTH', memory_bound_width)
     differences = []
     for seed in range(3):
         llama = make_llama(torch.bfloat16, seed, scale=3.0)
@@ -118,6 +123,19 @@ def test_in_bfloat16_it_differs_from_greedy_decoding_only_at_ties(record_propert
                 scale = float(np.abs(_logit(llama, embeds, greedy.tokens, first)))
                 assert greedy.margins[first] <= 2 * ulp(scale)
     record_property('bf16_differences', differences)
+
+
+def test_a_row_run_as_two_gives_the_choice_of_the_first(monkeypatch):
+    llama = make_llama(torch.bfloat16, scale=3.0)
+    passes = EagerPasses(llama)
+    (embeds,) = prompts('random', 1, 0, torch.bfloat16)
+    passes.prefill(embeds, (), D)
+    alone = [passes.advance([token], embeds.shape[1] + 5) for token in range(20)]
+    monkeypatch.setattr(decoding, '_MEMORY_BOUND_WIDTH', 1)
+    doubled = [passes.advance([token], embeds.shape[1] + 5) for token in range(20)]
+    for one, two in zip(alone, doubled, strict=True):
+        assert one.shape == two.shape == (2, 1)
+        assert one[0, 0] == two[0, 0] or one[1, 0] < 0.1
 
 
 @torch.inference_mode()

@@ -22,8 +22,7 @@ IMAGES = str(resource_path('config/fastdds_shm.xml'))
 @pytest.fixture
 def environ(monkeypatch):
     for name in NAMES:
-        monkeypatch.setenv(name, '')  # so that it is restored
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
