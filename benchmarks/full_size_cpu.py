@@ -44,13 +44,14 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def products_alone(llama: Llama, rows: int) -> None:
-    """The matrix products of a pass of ``rows`` rows and nothing else: what this machine can do."""
+    """The matrix products of a pass of ``rows`` rows and nothing else: this machine's bound."""
     dtype = llama.lm_head.weight.dtype
     wide = torch.randn(rows, llama.config.hidden_size, dtype=dtype)
     hidden = torch.randn(rows, llama.config.intermediate_size, dtype=dtype)
     for layer in llama.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        assert attention.qkv is not None and mlp.gate_up is not None
+        assert attention.qkv is not None
+        assert mlp.gate_up is not None
         attention.qkv(wide)
         attention.o_proj(wide)
         mlp.gate_up(wide)
