@@ -1,6 +1,5 @@
 """The simulated arm with policy and controller on top: `policy.launch.py` for the robot 'sim'."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from openvla_ros.core.dds_profile import profile_for_images
 from openvla_ros.core.launch_arguments import unknown_argument
 
 SHARE = Path(get_package_share_directory('openvla_ros'))
@@ -64,9 +64,7 @@ def generate_launch_description():
 
 def _dds_profile():
     """Images larger than Fast DDS's own shared memory would hardly arrive; see the file."""
-    variable = 'FASTDDS_DEFAULT_PROFILES_FILE'
-    ours = SHARE / 'config' / 'fastdds_shm.xml'
-    return SetEnvironmentVariable(variable, os.environ.get(variable, str(ours)))
+    return SetEnvironmentVariable(*profile_for_images(SHARE))
 
 
 # In a function of its own, so that --show-args does not list what is fixed here.

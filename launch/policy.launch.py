@@ -1,6 +1,5 @@
 """Policy and controller for one robot. Nothing moves until an operator arms the controller."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from openvla_ros.core.dds_profile import profile_for_images
 from openvla_ros.core.launch_arguments import unknown_argument
 
 BOOLEANS = ['true', 'false']
@@ -102,9 +102,8 @@ def generate_launch_description():
 
 def _dds_profile():
     """For all that is started here; a camera started elsewhere needs it too (see the file)."""
-    variable = 'FASTDDS_DEFAULT_PROFILES_FILE'
-    ours = Path(get_package_share_directory('openvla_ros')) / 'config' / 'fastdds_shm.xml'
-    return SetEnvironmentVariable(variable, os.environ.get(variable, str(ours)))
+    share = Path(get_package_share_directory('openvla_ros'))
+    return SetEnvironmentVariable(*profile_for_images(share))
 
 
 def _start(context):

@@ -27,7 +27,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -53,6 +52,11 @@ from openvla_ros.nodes.conversions import (
     twist_stamped,
 )
 from openvla_ros.nodes.parameters import declare, parameter, sections_for_other_nodes
+from openvla_ros.nodes.rclpy_compat import (
+    PublisherEventCallbacks,
+    SubscriptionEventCallbacks,
+    with_message_info,
+)
 from openvla_ros.nodes.transport import (
     SHARED_MEMORY_WARNING,
     keep_out_of_shared_memory,
@@ -148,7 +152,7 @@ class ControllerNode(Node):
             self._gripper_action = GripperActionClient(self, self.profile.gripper.action)
 
     def _create_inputs(self) -> None:
-        self._subscribe(PolicyAction, _ACTION_TOPIC, self._on_action, _NEWEST)
+        self._subscribe(PolicyAction, _ACTION_TOPIC, with_message_info(self._on_action), _NEWEST)
         self._subscribe(Bool, _ESTOP_TOPIC, self._on_estop, _EVERY)
         if self.profile.pose.source == 'topic':
             self._subscribe(PoseStamped, 'ee_pose', self._on_pose, _NEWEST_ANY)

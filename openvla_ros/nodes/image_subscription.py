@@ -9,23 +9,20 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from openvla_ros.core.dds_profile import FOR_IMAGES, profile_variable
 from openvla_ros.core.image_loss import WINDOW_S, ImageLoss
 from openvla_ros.core.refusal import Refusal
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import (  # type: ignore[no-redef]
-        SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
-    )
+from openvla_ros.nodes.rclpy_compat import (
+    SubscriptionEventCallbacks,
+    UnsupportedEventTypeError,
+)
 
 TOPIC = 'camera/image_raw'
 _FOLLOW_PERIOD_S = 0.5
 _SHOWN_PUBLISHERS = 4
 # Measured: it is the sender's shared memory that an image must fit into.
 _LOSS_ADVICE = (
-    "start the camera's driver with FASTDDS_DEFAULT_PROFILES_FILE set to config/fastdds_shm.xml, "
+    f"start the camera's driver with {profile_variable()} set to config/{FOR_IMAGES}, "
     'or let it publish smaller or compressed images'
 )
 

@@ -10,12 +10,11 @@ the controller exchanges is small, so it can do without.
 import os
 from pathlib import Path
 
+from openvla_ros.core.dds_profile import FOR_IMAGES, profile_variable
 from openvla_ros.core.resources import resource_path
 
-PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 _CHOSEN_BY_USER = ('FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS')
 _RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
-_FOR_IMAGES = 'fastdds_shm.xml'
 
 SHARED_MEMORY_WARNING = (
     'this process uses the shared memory of Fast DDS: another process that is killed or stopped '
@@ -31,8 +30,8 @@ def keep_out_of_shared_memory() -> None:
     on them. Only this package's profile for images is replaced. Other middlewares do not read
     these variables.
     """
-    environ = os.environ
-    own_profile = Path(environ.get(PROFILE) or _FOR_IMAGES).name != _FOR_IMAGES
+    environ, variable = os.environ, profile_variable()
+    own_profile = Path(environ.get(variable) or FOR_IMAGES).name != FOR_IMAGES
     if own_profile or any(environ.get(name) for name in _CHOSEN_BY_USER):
         return
     if environ.get('ROS_LOCALHOST_ONLY', '0') != '0':
@@ -42,7 +41,7 @@ def keep_out_of_shared_memory() -> None:
         # rmw_fastrtps would add its own shared memory to any profile; this one does the rest.
         environ[_RANGE] = 'SYSTEM_DEFAULT'
         name = 'fastdds_udp_localhost.xml'
-    environ[PROFILE] = str(resource_path(f'config/{name}'))
+    environ[variable] = str(resource_path(f'config/{name}'))
 
 
 def uses_shared_memory() -> bool:

@@ -5,9 +5,13 @@ import os
 import pytest
 
 from openvla_ros.core.resources import resource_path
-from openvla_ros.nodes.transport import PROFILE, keep_out_of_shared_memory
+from openvla_ros.nodes.transport import keep_out_of_shared_memory
 
+PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
+PROFILE_OF_FAST_DDS_2 = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 NAMES = (
+    PROFILE_OF_FAST_DDS_2,
+    'ROS_DISTRO',
     PROFILE,
     'FASTDDS_BUILTIN_TRANSPORTS',
     'ROS_STATIC_PEERS',
@@ -46,6 +50,10 @@ def settings():
         (
             {'ROS_LOCALHOST_ONLY': '0', 'ROS_STATIC_PEERS': ''},
             {'ROS_LOCALHOST_ONLY': '0', 'ROS_STATIC_PEERS': '', PROFILE: UDP},
+        ),
+        (
+            {'ROS_DISTRO': 'jazzy', PROFILE_OF_FAST_DDS_2: IMAGES},
+            {'ROS_DISTRO': 'jazzy', PROFILE_OF_FAST_DDS_2: UDP},
         ),
     ],
 )
