@@ -31,6 +31,7 @@ from benchmarks.draft_identity import largest_logit, ulp
 from benchmarks.full_size import PROMPT_IDS, build
 from openvla_ros.core.image import preprocess_image
 from openvla_ros.model.llama import Llama
+from openvla_ros.model.quantization import quantize
 
 _NEEDED_GIB = 16.5
 
@@ -83,6 +84,7 @@ def first_difference(model: Any, embeds: torch.Tensor, greedy: Any, drafted: Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--quantization', help='a scheme such as int8')
     output_argument(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -95,6 +97,9 @@ def main() -> None:
     result: dict[str, Any] = {}
     model, result['build'] = timed(lambda: build('cpu'))
     parameters = sum(p.numel() for p in model.parameters())
+    if arguments.quantization:
+        result['quantization'] = arguments.quantization
+        _, result['quantize'] = timed(lambda: quantize(model, arguments.quantization))
     result['parameters'] = parameters
     print(f'built {parameters} parameters: {result["build"]}', flush=True)
 
