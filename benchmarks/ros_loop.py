@@ -26,13 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
+from openvla_ros.core.dds_profile import profile_variable
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'test'))
 
 from harness.processes import DeadlineError, Process, Processes  # noqa: E402  the harness of the tests
 
-PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
+PROFILE_VARIABLE = profile_variable()
 SHM_PROFILE = ROOT / 'config' / 'fastdds_shm.xml'
 #: Which processes get our profile; the others have Fast DDS's defaults.
 PROFILES: dict[str, tuple[str, ...]] = {
