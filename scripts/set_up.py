@@ -26,7 +26,7 @@ STAMP = VENV / 'openvla_ros_set_up.txt'
 REQUIREMENTS = ROOT / 'requirements'
 LEAST_FREE_GB = 4.0
 APT_TIMEOUT_S = 300.0
-EGL_PACKAGES = ('libegl1', 'libgl1-mesa-dri')
+EGL_PACKAGES = ('libegl1', 'libopengl0', 'libgl1-mesa-dri')
 
 # The ROS wheels start Python twice to set LD_LIBRARY_PATH; nothing run from here needs it.
 CLEAN_ENVIRONMENT = {
@@ -181,7 +181,7 @@ def ensure_offscreen_opengl() -> None:
     raise SetUpError(
         'no offscreen OpenGL: MuJoCo can create neither an EGL nor an OSMesa context; install it '
         f'(Debian and Ubuntu: apt install {packages}; '
-        'Fedora: dnf install mesa-libEGL mesa-dri-drivers) and run this again'
+        'Fedora: dnf install mesa-libEGL libglvnd-opengl mesa-dri-drivers) and run this again'
     )
 
 

@@ -4,10 +4,9 @@ import ctypes.util
 import os
 from collections.abc import Callable, MutableMapping
 
-INSTALL_HINT = (
-    'on Debian or Ubuntu: apt install libegl1 libgl1-mesa-dri (or libosmesa6, MUJOCO_GL=osmesa)'
-)
-_LIBRARIES = {'egl': 'EGL', 'osmesa': 'OSMesa'}
+INSTALL_HINT = 'on Debian or Ubuntu: apt install libegl1 libopengl0 libgl1-mesa-dri'
+# PyOpenGL's EGL cannot do without desktop OpenGL, which it takes from the first of two libraries.
+_LIBRARIES = {'egl': (('EGL',), ('OpenGL', 'GL')), 'osmesa': (('OSMesa',),)}
 
 
 class NoOffscreenGlError(RuntimeError):
@@ -29,21 +28,23 @@ def select_gl(
     Raises:
         NoOffscreenGlError: the user chose EGL or OSMesa and its library is not there.
     """
+
+    def missing(backend: str) -> str:
+        for names in _LIBRARIES.get(backend, ()):
+            if not any(find_library(name) for name in names):
+                return f'lib{names[0]}'
+        return ''
+
     if not environment.get('MUJOCO_GL'):
-        if find_library('EGL'):
-            choice = 'egl'
-        elif find_library('OSMesa'):
-            choice = 'osmesa'
-        else:
-            choice = 'disable'
-        environment['MUJOCO_GL'] = choice
-    library = _LIBRARIES.get(environment['MUJOCO_GL'].lower())
-    if library and not find_library(library):
+        usable = (backend for backend in _LIBRARIES if not missing(backend))
+        environment['MUJOCO_GL'] = next(usable, 'disable')
+    chosen = environment['MUJOCO_GL']
+    if library := missing(chosen.lower()):
         raise NoOffscreenGlError(
-            f'MUJOCO_GL={environment["MUJOCO_GL"]} needs lib{library}, which was not found; unset '
-            f'MUJOCO_GL or install it; {INSTALL_HINT}'
+            f'MUJOCO_GL={chosen} needs {library}, which was not found; unset MUJOCO_GL or install '
+            f'it; {INSTALL_HINT}'
         )
-    return environment['MUJOCO_GL']
+    return chosen
 
 
 GL = select_gl(os.environ)

@@ -154,9 +154,11 @@ def test_a_missing_opengl_is_installed_as_root_and_named_otherwise(
     monkeypatch.setattr(set_up, '_can_render', lambda backend: backend == 'egl' and asked.exists())
     if root:
         set_up.ensure_offscreen_opengl()
-        assert 'libegl1 libgl1-mesa-dri' in asked.read_text()
+        assert 'libegl1 libopengl0 libgl1-mesa-dri' in asked.read_text()
     else:
-        with pytest.raises(set_up.SetUpError, match='apt install libegl1 libgl1-mesa-dri'):
+        with pytest.raises(
+            set_up.SetUpError, match='apt install libegl1 libopengl0 libgl1-mesa-dri'
+        ):
             set_up.ensure_offscreen_opengl()
         assert not asked.exists()
 

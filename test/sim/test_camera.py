@@ -88,11 +88,13 @@ def test_a_size_that_cannot_be_rendered_is_refused(size):
 @pytest.mark.parametrize(
     ('environment', 'libraries', 'expected'),
     [
-        ({}, {'EGL', 'OSMesa'}, 'egl'),
-        ({}, {'OSMesa'}, 'osmesa'),
+        ({}, {'EGL', 'OpenGL', 'OSMesa'}, 'egl'),
+        ({}, {'EGL', 'GL'}, 'egl'),
+        ({}, {'EGL', 'OSMesa'}, 'osmesa'),
+        ({}, {'EGL'}, 'disable'),
         ({}, set(), 'disable'),
         ({'MUJOCO_GL': 'glfw'}, {'EGL'}, 'glfw'),
-        ({'MUJOCO_GL': ''}, {'EGL'}, 'egl'),
+        ({'MUJOCO_GL': ''}, {'EGL', 'GL'}, 'egl'),
     ],
 )
 def test_opengl_is_egl_then_osmesa_then_none_unless_the_user_chose(
@@ -102,9 +104,12 @@ def test_opengl_is_egl_then_osmesa_then_none_unless_the_user_chose(
     assert chosen == environment['MUJOCO_GL'] == expected
 
 
-def test_a_chosen_opengl_that_is_not_there_is_one_sentence():
-    with pytest.raises(NoOffscreenGlError, match=r'MUJOCO_GL=osmesa needs libOSMesa.*apt install'):
-        select_gl({'MUJOCO_GL': 'osmesa'}, lambda name: name if name == 'EGL' else None)
+@pytest.mark.parametrize(('chosen', 'missing'), [('osmesa', 'libOSMesa'), ('EGL', 'libOpenGL')])
+def test_a_chosen_opengl_that_is_not_there_is_one_sentence(chosen, missing):
+    with pytest.raises(
+        NoOffscreenGlError, match=rf'MUJOCO_GL={chosen} needs {missing}.*apt install'
+    ):
+        select_gl({'MUJOCO_GL': chosen}, lambda name: name if name == 'EGL' else None)
 
 
 def test_without_opengl_physics_works_and_a_picture_is_refused_with_what_to_install():
