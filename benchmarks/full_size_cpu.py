@@ -4,7 +4,9 @@ Needs 17 GB of free memory. Greedy decoding, a draft that is right, and one that
 the stages alone. Logits of random weights are flat, so where two of them are nearly tied a pass of
 another number of rows may round to the other one: the draft that is right is the one that the
 verifying pass itself confirms, and where it leaves greedy decoding the margin is printed in units
-in the last place (ulp) of the logit.
+in the last place (ulp) of the logit. Vision and passes are timed 'as torch has them' first; then
+weights are packed (``model/packed_linear.py``) and freed memory is kept (``model/host_memory.py``;
+the page faults show it), as ``LocalBackend.load`` does on a CPU.
 
 Wall times hold only on an idle machine, which the conditions show; CPU time over the number of
 threads is given beside them, and is near the idle machine's wall time where waiting threads sleep:
@@ -30,7 +32,9 @@ from benchmarks.conditions import conditions, output_argument, print_conditions,
 from benchmarks.draft_identity import largest_logit, ulp
 from benchmarks.full_size import PROMPT_IDS, build
 from openvla_ros.core.image import preprocess_image
+from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.llama import Llama
+from openvla_ros.model.packed_linear import pack_weights
 from openvla_ros.model.quantization import quantize
 
 _NEEDED_GIB = 16.5
@@ -44,9 +48,14 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, {'s': round(wall_s, 3), 'cpu_s': round(cpu_s / torch.get_num_threads(), 3)}
 
 
+def page_faults() -> int:
+    """How many pages this process has touched for the first time."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def products_alone(llama: Llama, rows: int) -> None:
     """The matrix products of a pass of ``rows`` rows and nothing else: this machine's bound."""
-    dtype = llama.lm_head.weight.dtype
+    dtype = llama.model.norm.weight.dtype
     wide = torch.randn(rows, llama.config.hidden_size, dtype=dtype)
     hidden = torch.randn(rows, llama.config.intermediate_size, dtype=dtype)
     for layer in llama.layers:
@@ -112,7 +121,9 @@ def main() -> None:
         return model.decode(pixels, ids, 7, draft=draft)
 
     def keep(name: str, action: Callable[[], Any]) -> Any:
+        before = page_faults()
         outcome, result[name] = timed(action)
+        result[name]['page_faults'] = page_faults() - before
         print(name, result[name], flush=True)
         return outcome
 
@@ -122,12 +133,22 @@ def main() -> None:
         passes, N = model.passes, embeds.shape[1]
         result['prompt_rows'] = N
         passes.prefill(embeds, [7] * 6, 7)  # every weight has been touched once
-        keep('vision', lambda: model.project(model.vision_features(pixels)))
-        keep('prefill', lambda: passes.prefill(embeds, (), 7))
-        keep('its products alone', lambda: products_alone(model.language_model, N))
-        keep('step of 1 row', lambda: passes.advance([7], N))
-        keep('step of 6 rows', lambda: passes.advance([7] * 6, N))
-        keep('its products alone, 6 rows', lambda: products_alone(model.language_model, 6))
+        stages: dict[str, Callable[[], Any]] = {
+            'vision': lambda: model.project(model.vision_features(pixels)),
+            'prefill': lambda: passes.prefill(embeds, (), 7),
+            'its products alone': lambda: products_alone(model.language_model, N),
+            'step of 1 row': lambda: passes.advance([7], N),
+            'step of 6 rows': lambda: passes.advance([7] * 6, N),
+            'its products alone, 6 rows': lambda: products_alone(model.language_model, 6),
+        }
+        for name, stage in stages.items():
+            keep(f'{name}, as torch has it', stage)
+        result['packed'], result['pack'] = timed(lambda: pack_weights(model))
+        result['freed memory kept'] = keep_freed_memory()
+        print(f'packed {result["packed"]} matrices: {result["pack"]}', flush=True)
+        passes.prefill(embeds, [7] * 6, 7)
+        for name, stage in stages.items():
+            keep(name, stage)
     greedy = keep('greedy, 7 passes', lambda: decode(None))
     draft = confirmed_draft(passes, embeds, greedy.tokens.tolist())
     right = keep('draft accepted, 1 pass', lambda: decode(draft))

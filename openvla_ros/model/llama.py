@@ -59,6 +59,9 @@ def rotary_table(
 class Attention(nn.Module):
     """Causal self-attention with rotary positions."""
 
+    #: Where one product for several layers is kept, and for which.
+    JOINED = 'qkv', ('q_proj', 'k_proj', 'v_proj')
+
     def __init__(self, config: LlamaConfig, layer: int, **factory: Any) -> None:
         super().__init__()
         width, h = config.hidden_size, config.head_dim
@@ -69,7 +72,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.v_proj = nn.Linear(width, self.kv_heads * h, bias=False, **factory)
         self.o_proj = nn.Linear(self.heads * h, width, bias=False, **factory)
-        #: q, k and v as one product; by ``Llama.fuse``, or quantised and in their place.
+        #: q, k and v as one product; by ``Llama.fuse``, or quantised or packed and in their place.
         self.qkv: Joined | None = None
 
     def forward(
@@ -149,6 +152,9 @@ class Attention(nn.Module):
 
 class MLP(nn.Module):
     """SwiGLU (Shazeer 2020)."""
+
+    #: As in ``Attention``.
+    JOINED = 'gate_up', ('gate_proj', 'up_proj')
 
     def __init__(self, config: LlamaConfig, **factory: Any) -> None:
         super().__init__()
@@ -256,11 +262,10 @@ class Llama(nn.Module):
         weights later is noticed at the next pass.
         """
         for layer in self.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            if not isinstance(attention.qkv, nn.Module):
-                attention.qkv = stack(attention.q_proj, attention.k_proj, attention.v_proj)
-            if not isinstance(mlp.gate_up, nn.Module):
-                mlp.gate_up = stack(mlp.gate_proj, mlp.up_proj)
+            for owner in (layer.self_attn, layer.mlp):
+                attribute, parts = owner.JOINED
+                if not isinstance(getattr(owner, attribute), nn.Module):
+                    setattr(owner, attribute, stack(*(getattr(owner, part) for part in parts)))
 
     def _fuse_again_if_moved(self) -> None:
         first = self.layers[0].self_attn.qkv

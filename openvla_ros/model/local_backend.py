@@ -28,8 +28,10 @@ from openvla_ros.model.config import named_device, named_dtype, read_json_object
 from openvla_ros.model.cuda_graphs import capture_graphs
 from openvla_ros.model.decoding import neutral_draft
 from openvla_ros.model.gpu_resize import DevicePreprocessor
+from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.model.packed_linear import pack_weights
 from openvla_ros.model.precision import precision_of_checkpoint
 from openvla_ros.model.self_test import run_self_test
 
@@ -137,6 +139,9 @@ class LocalBackend:
             **options,
         )
         model.language_model.fuse()
+        if model.device.type == 'cpu':
+            pack_weights(model.language_model if compile_towers else model)
+            keep_freed_memory()
         if compile_towers:
             compile_vision(model)
         if use_graphs and model.device.type == 'cuda':

@@ -433,14 +433,15 @@ class OpenVLA(nn.Module):
             max_shard_bytes: Larger checkpoints become shards with an index.
 
         Raises:
-            CheckpointError: the network is quantised or carries an unmerged adapter.
+            CheckpointError: the network is quantised, packed or carries an unmerged adapter.
         """
         folder, state = Path(folder), self.state_dict()
         plain = OpenVLA(self.config, self.preprocessor, dtype=self.dtype, device='meta')
         if {name: tuple(value.shape) for name, value in state.items()} != plain.used_shapes():
             raise CheckpointError(
-                f'{folder}: not written: the network is quantised or has an unmerged adapter; '
-                'load it without quantization and with merge_adapter, then save it'
+                f'{folder}: not written: the network is quantised, packed for a CPU or has an '
+                'unmerged adapter; load it by OpenVLA.from_pretrained without quantization and '
+                'with merge_adapter, then save it'
             )
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / 'config.json', self.config.raw)

@@ -240,13 +240,9 @@ class _Group:
 
 def _groups(model: nn.Module) -> Iterator[tuple[tuple[str, str], _Group]]:
     for name, module in model.named_modules():
-        if isinstance(module, Attention):
-            group = _Group(module, 'qkv', ('q_proj', 'k_proj', 'v_proj'))
-        elif isinstance(module, MLP):
-            group = _Group(module, 'gate_up', ('gate_proj', 'up_proj'))
-        else:
-            continue
-        yield from (((name, part), group) for part in group.parts)
+        if isinstance(module, Attention | MLP):
+            group = _Group(module, *module.JOINED)
+            yield from (((name, part), group) for part in group.parts)
 
 
 def _covered(model: nn.Module, scheme: Scheme) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.batches import Batch, Demonstrations, pixel_values, vary_light
 from openvla_ros.training.sentences import IGNORED, SentenceWriter
@@ -129,8 +130,9 @@ class Workers:
     """
 
     def __init__(self, threads: int) -> None:
-        """Take over the thread settings of the process."""
+        """Take over the thread and memory settings of the process."""
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads)
 

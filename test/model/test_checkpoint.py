@@ -257,12 +257,14 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
         'def status(key):\n'
         '    lines = open("/proc/self/status").read().splitlines()\n'
         '    return 1024 * int(next(l for l in lines if l.startswith(key)).split()[1])\n'
+        # What the libraries take on first use (with CUDA's, more) does not depend on the size.
+        'OpenVLA.from_pretrained(sys.argv[2])\n'
         'before = status("VmRSS")\n'
         'model = OpenVLA.from_pretrained(sys.argv[1])\n'
         'print(status("VmHWM") - before, sum(p.nbytes for p in model.parameters()))\n'
     )
     result = subprocess.run(
-        [sys.executable, '-c', script, str(tmp_path)],
+        [sys.executable, '-c', script, str(tmp_path), str(GOLDEN / 'openvla_tiny')],
         capture_output=True,
         text=True,
         check=True,
@@ -270,5 +272,4 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
     )
     peak, weights = map(int, result.stdout.split())
     assert weights > 150_000_000
-    # The libraries take 80 MB more on first use, whatever the size; a second copy would be 177.
-    assert peak < 1.05 * weights + 110_000_000
+    assert peak < 1.3 * weights
