@@ -4,12 +4,13 @@ Needs 17 GB of free memory. Greedy decoding, a draft that is right, and one that
 the stages alone. Logits of random weights are flat, so where two of them are nearly tied a pass of
 another number of rows may round to the other one: the draft that is right is the one that the
 verifying pass itself confirms, and where it leaves greedy decoding the margin is printed in units
-in the last place (ulp) of the logit. Vision and passes are timed 'as torch has them' first; then
-weights are packed (``model/packed_linear.py``) and freed memory is kept (``model/host_memory.py``;
-the page faults show it), as ``LocalBackend.load`` does on a CPU.
+in the last place (ulp) of the logit. All is timed as torch has it first; then weights are packed
+(``model/packed_linear.py``) and freed memory is kept (``model/host_memory.py``; the page faults
+show it), as ``LocalBackend.load`` does on a CPU.
 
-Wall times hold only on an idle machine, which the conditions show; CPU time over the number of
-threads is given beside them, and is near the idle machine's wall time where waiting threads sleep:
+Every row is the median of three, with the best. Wall times hold only on an idle machine, which the
+conditions show; CPU time over the number of threads is given beside them, and is near the idle
+machine's wall time where waiting threads sleep:
 
     OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 python -m benchmarks.full_size_cpu
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -32,12 +34,14 @@ from benchmarks.conditions import conditions, output_argument, print_conditions,
 from benchmarks.draft_identity import largest_logit, ulp
 from benchmarks.full_size import PROMPT_IDS, build
 from openvla_ros.core.image import preprocess_image
+from openvla_ros.model import OpenVLA
 from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.packed_linear import pack_weights
 from openvla_ros.model.quantization import quantize
 
 _NEEDED_GIB = 16.5
+_REPEATS = 3
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -78,6 +82,51 @@ def confirmed_draft(passes: Any, embeds: torch.Tensor, tokens: list[int]) -> lis
     return tokens
 
 
+def repeated(label: str, action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """First result, and the times of a few runs."""
+    before = page_faults()
+    outcomes, times = zip(*(timed(action) for _ in range(_REPEATS)), strict=True)
+    summary = {
+        's': statistics.median(time['s'] for time in times),
+        'best_s': min(time['s'] for time in times),
+        'cpu_s': statistics.median(time['cpu_s'] for time in times),
+        'page_faults': (page_faults() - before) // _REPEATS,
+    }
+    print(label, summary, flush=True)
+    return outcomes[0], summary
+
+
+def measure(model: OpenVLA, pixels: torch.Tensor, label: str) -> dict[str, Any]:
+    """Time the stages and whole actions of a network as it is."""
+    ids = torch.tensor([PROMPT_IDS])
+    llama, passes = model.language_model, model.passes
+    result: dict[str, Any] = {}
+
+    def keep(name: str, action: Callable[[], Any]) -> Any:
+        outcome, result[name] = repeated(label + name, action)
+        return outcome
+
+    with torch.inference_mode():
+        embeds = model.join(model.project(model.vision_features(pixels)), ids)
+        N = embeds.shape[1]
+        result['prompt_rows'] = N
+        passes.prefill(embeds, [7] * 6, 7)  # every weight has been touched once
+        keep('vision', lambda: model.project(model.vision_features(pixels)))
+        keep('prefill', lambda: passes.prefill(embeds, (), 7))
+        keep('its products alone', lambda: products_alone(llama, N))
+        keep('step of 1 row', lambda: passes.advance([7], N))
+        keep('step of 6 rows', lambda: passes.advance([7] * 6, N))
+        keep('its products alone, 6 rows', lambda: products_alone(llama, 6))
+    greedy = keep('greedy, 7 passes', lambda: model.decode(pixels, ids, 7))
+    draft = confirmed_draft(passes, embeds, greedy.tokens.tolist())
+    for name, tokens in (('draft accepted, 1 pass', draft), ('draft useless', [7] * 7)):
+        drafted = keep(name, lambda tokens=tokens: model.decode(pixels, ids, 7, draft=tokens))
+        result[name]['passes'] = drafted.num_passes
+        result[name]['tokens as greedy'] = first_difference(model, embeds, greedy, drafted)
+        print(label + name, result[name], flush=True)
+    return result
+
+
 @torch.inference_mode()
 def first_difference(model: Any, embeds: torch.Tensor, greedy: Any, drafted: Any) -> str:
     """Where the tokens part, and by how little greedy decoding preferred its own."""
@@ -115,48 +164,11 @@ def main() -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     array, result['preprocess'] = timed(lambda: preprocess_image(image, model.image_spec))
     pixels = torch.from_numpy(array)[None]
-    ids = torch.tensor([PROMPT_IDS])
-
-    def decode(draft: list[int] | None) -> Any:
-        return model.decode(pixels, ids, 7, draft=draft)
-
-    def keep(name: str, action: Callable[[], Any]) -> Any:
-        before = page_faults()
-        outcome, result[name] = timed(action)
-        result[name]['page_faults'] = page_faults() - before
-        print(name, result[name], flush=True)
-        return outcome
-
-    with torch.inference_mode():
-        rows = model.project(model.vision_features(pixels))
-        embeds = model.join(rows, ids)
-        passes, N = model.passes, embeds.shape[1]
-        result['prompt_rows'] = N
-        passes.prefill(embeds, [7] * 6, 7)  # every weight has been touched once
-        stages: dict[str, Callable[[], Any]] = {
-            'vision': lambda: model.project(model.vision_features(pixels)),
-            'prefill': lambda: passes.prefill(embeds, (), 7),
-            'its products alone': lambda: products_alone(model.language_model, N),
-            'step of 1 row': lambda: passes.advance([7], N),
-            'step of 6 rows': lambda: passes.advance([7] * 6, N),
-            'its products alone, 6 rows': lambda: products_alone(model.language_model, 6),
-        }
-        for name, stage in stages.items():
-            keep(f'{name}, as torch has it', stage)
-        result['packed'], result['pack'] = timed(lambda: pack_weights(model))
-        result['freed memory kept'] = keep_freed_memory()
-        print(f'packed {result["packed"]} matrices: {result["pack"]}', flush=True)
-        passes.prefill(embeds, [7] * 6, 7)
-        for name, stage in stages.items():
-            keep(name, stage)
-    greedy = keep('greedy, 7 passes', lambda: decode(None))
-    draft = confirmed_draft(passes, embeds, greedy.tokens.tolist())
-    right = keep('draft accepted, 1 pass', lambda: decode(draft))
-    wrong = keep('draft useless', lambda: decode([7] * 7))
-    for name, drafted in (('draft accepted, 1 pass', right), ('draft useless', wrong)):
-        result[name]['passes'] = drafted.num_passes
-        result[name]['tokens as greedy'] = first_difference(model, embeds, greedy, drafted)
-        print(name, result[name], flush=True)
+    result['as torch has it'] = measure(model, pixels, 'as torch has it: ')
+    result['packed'], result['pack'] = timed(lambda: pack_weights(model))
+    result['freed memory kept'] = keep_freed_memory()
+    print(f'packed {result["packed"]} matrices: {result["pack"]}', flush=True)
+    result |= measure(model, pixels, '')
     result['peak_gib'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     print_result('full_size_cpu', found, result, arguments.output)
 

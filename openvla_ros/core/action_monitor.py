@@ -3,6 +3,7 @@
 import collections
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openvla_ros.core.eef_delta import EefDelta
 from openvla_ros.core.refusal import Refusal
@@ -26,7 +27,7 @@ class ActionMonitor:
         self._last: bytes = b''
         self._same = 0
         self._stuck = False
-        self._direction: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+        self._direction: NDArray[np.float64] | None = None
         self._reversed: collections.deque[bool] = collections.deque(maxlen=REVERSALS_WINDOW)
         self._bad_s: collections.deque[float] = collections.deque(maxlen=BAD_OUTPUTS_LIMIT)
 

@@ -105,7 +105,7 @@ class DampedLeastSquares:
         for _ in range(3):
             active = jacobian * free
             gram = active @ active.T + self._damping**2 * np.eye(6)
-            step = active.T @ np.linalg.solve(gram, error)
+            step: Vector = active.T @ np.linalg.solve(gram, error)
             step *= min(1.0, self._max_step / (float(np.abs(step).max()) + 1e-12))
             leaves = (joints + step < self._lower) | (joints + step > self._upper)
             if not np.any(leaves & free):

@@ -135,7 +135,7 @@ def _record(
     images, actions, doing = [], [], []
     success = Success(task, arm)
     first = int(rng.integers(every))
-    push = np.zeros(3)
+    push: NDArray[np.float64] = np.zeros(3)
     strength = float(rng.uniform(0.0, 1.5))
     last_step = max_steps
     for step in range(max_steps):

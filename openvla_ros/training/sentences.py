@@ -1,7 +1,7 @@
 """Training sentences: prompt ids, action tokens and what the loss counts."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class SentenceWriter:
         space = tokenizer.token_to_id('▁')
         assert space is not None, 'the tokenizer has no lone ▁'
         self._space: int = space
-        self._end = tokenizer.token_to_id('</s>')
+        self._end = cast('int', tokenizer.token_to_id('</s>'))
         self._prompts: dict[str, list[int]] = {}
 
     def prompt(self, instruction: str) -> list[int]:
