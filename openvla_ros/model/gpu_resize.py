@@ -1,9 +1,10 @@
 """Preprocessing on the device, bit for bit the CPU's: upload uint8, resize there, look up.
 
-Pillow resizes 8-bit images in two separable passes, each a sum of pixel times integer weight
-(22 fractional bits), rounded to uint8 in between. Sums of such integers are exact in float64 in
-whatever order, so two float64 matrix products give Pillow's pixels on any device. Normalising is a
-table of 256 values per channel, rounded to the model's dtype once per value instead of per pixel.
+Pillow resizes 8-bit images in two separable passes, here across and then down, each a sum of pixel
+times integer weight (22 fractional bits), rounded to uint8 in between. Sums of such integers are
+exact in float64 in whatever order, so two float64 matrix products give the same pixels on any
+device. Normalising is a table of 256 values per channel, rounded to the model's dtype once per
+value instead of per pixel.
 
 A 640x480 frame is 0.9 MB on its way to the GPU, a finished float32 tensor of two towers 1.2 MB;
 a frame that is already of the network's size is 0.15 MB.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from openvla_ros.core.image import ImageSpec, preprocess_image
+from openvla_ros.core.image import ImageSpec, preprocess_image, resample
 from openvla_ros.model.gpu_resize import (
     DevicePreprocessor,
     normalisation_table,
@@ -21,6 +21,8 @@ SIZES = [
     (256, 256),
     (224, 300),
     (300, 224),
+    (320, 240),
+    (250, 220),
     (97, 131),
     (1, 9),
     (224, 224),
@@ -57,7 +59,7 @@ def test_every_pixel_equals_pillow_s(height, width, interpolation):
     rows = torch.from_numpy(resample_weights(height, 224, interpolation))
     columns = torch.from_numpy(resample_weights(width, 224, interpolation))
     for picture in pictures(height, width):
-        expected = Image.fromarray(picture).resize((224, 224), METHODS[interpolation])
+        expected = resample(Image.fromarray(picture), 224, 224, METHODS[interpolation])
         got = resize_like_pillow(torch.from_numpy(picture), rows, columns)
         np.testing.assert_array_equal(got.permute(1, 2, 0).numpy(), np.asarray(expected))
 

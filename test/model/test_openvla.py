@@ -294,7 +294,7 @@ def test_pixel_values_of_another_shape_are_refused(tiny, shape):
 def test_a_network_that_is_not_plain_is_not_saved(tmp_path):
     model = OpenVLA.from_pretrained(TINY)
     model.projector.fc3 = torch.nn.Identity()
-    with pytest.raises(CheckpointError, match='quantised or has an unmerged adapter'):
+    with pytest.raises(CheckpointError, match='packed for a CPU or has an unmerged adapter'):
         model.save_pretrained(tmp_path / 'out')
 
 

@@ -137,7 +137,7 @@ def run_all(mutants: list[Mutant], processes: int) -> list[Outcome]:
     """Run the unchanged clamp and every mutant, each in a fork of its own."""
     context = multiprocessing.get_context('fork')
     outcomes = []
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=None) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         futures = [pool.submit(in_fork, mutant) for mutant in (None, *mutants)]
         for future in futures:
             outcomes.append(future.result())
