@@ -289,7 +289,7 @@ class PolicyNode(Node):
         """Do nothing from now on, and end the process unless ``exit_code`` is None."""
         self._starting = Refusal(code, sentence)
         if exit_code is not None and not self.stop_requested:
-            self.get_logger().fatal(f'{code}: {sentence}; exit code {exit_code}')
+            self._says.log_end(self._starting, exit_code)
             self.exit_code, self.stop_requested = exit_code, True
 
     # Reports -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class PolicyReport:
         """Create the publishers."""
         self._node = node
         self._head = ''
-        self.code = ''  # of the state published last
+        self.code = ''  # of the state logged last
         self._instruction: str | None = None
         self._logged_s: dict[str, float] = {}
         self._statuses = node.create_publisher(String, '~/status', _LATCHED)
@@ -90,6 +90,11 @@ class PolicyReport:
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def log_end(self, state: Refusal, exit_code: int) -> None:
+        """Log what ends the node; publishing it logs it no second time."""
+        self._node.get_logger().fatal(f'{state.code}: {state.sentence}; exit code {exit_code}')
+        self.code = state.code
 
     def info(self, key: str, text: str) -> None:
         """Log a line, at most one per key in 5 s."""

@@ -123,7 +123,7 @@ def test_what_the_checkpoint_lacks_is_named(checkpoint, tmp_path):
     with PolicyBench(tmp_path, deadline_s=60.0) as bench:
         process = start(bench, folder)
         assert process.wait(50.0) == 2
-        assert re.search('MODEL_REFUSED.*model.safetensors', process.log_text())
+        assert len(re.findall('MODEL_REFUSED.*model.safetensors', process.log_text())) == 1
         assert 'Traceback' not in process.log_text()
 
 
