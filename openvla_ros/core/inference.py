@@ -1,7 +1,5 @@
 """What a policy node asks of the network, wherever it runs: image and sentence in, action out."""
 
-import contextlib
-import ctypes
 import dataclasses
 import gc
 import sys
@@ -87,10 +85,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give memory back to the system: Python's, glibc's, and torch's cache if torch is in use."""
+    """Give memory back to the system: Python's, and torch's cache if torch is in use."""
     gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -9,7 +9,6 @@ import pytest
 
 COUNT = """
 import ctypes, resource, threading, torch
-from openvla_ros.core.inference import free_memory
 from openvla_ros.model.host_memory import keep_freed_memory
 
 mallopt = ctypes.CDLL(None).mallopt
@@ -21,18 +20,12 @@ def faults():
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-def resident():
-    return int(open('/proc/self/statm').read().split()[1]) * 4096
-
 def work():
     for threshold in (-1, -3):  # as a process starts; glibc raises them now and then by itself
         mallopt(threshold, 128 * 1024)
     given_back, kept = faults(), keep_freed_memory()
     faults()
     print(given_back, int(kept), faults())
-    large = resident()
-    free_memory()
-    print(large - resident())
 
 inference = threading.Thread(target=work)
 inference.start()
@@ -55,14 +48,10 @@ def counts(**environment: str) -> list[int]:
 
 
 def test_no_page_of_a_freed_block_is_taken_anew_once_memory_is_kept():
-    given_back, kept, faults, _ = counts()
+    given_back, kept, faults = counts()
     assert given_back > 5 * PAGES
     assert kept
     assert faults < PAGES
-
-
-def test_memory_that_was_kept_goes_back_when_memory_runs_out():
-    assert counts()[-1] > 20_000_000
 
 
 @pytest.mark.parametrize(
@@ -74,6 +63,6 @@ def test_memory_that_was_kept_goes_back_when_memory_runs_out():
     ],
 )
 def test_the_users_own_settings_of_malloc_stay(settings: dict[str, str]):
-    given_back, kept, faults, _ = counts(**settings)
+    given_back, kept, faults = counts(**settings)
     assert not kept
     assert faults > given_back // 2
