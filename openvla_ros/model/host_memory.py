@@ -1,8 +1,9 @@
 """The memory of intermediate results on a CPU: kept by the process from one pass to the next.
 
 glibc gives freed blocks of megabytes back to the kernel, and the next operation takes the same
-pages anew, each zeroed at its first touch. A prefill of 280 rows through a 7B network does this
-hundreds of thousands of times (``benchmarks/full_size_cpu.py`` counts them).
+pages anew, each zeroed at its first touch. A prefill of 280 rows through a 7B network takes
+600 000 pages so with the thresholds a process starts with, and some 15 000 once glibc has adapted
+them (``benchmarks/full_size_cpu.py`` counts).
 """
 
 import ctypes
