@@ -280,8 +280,9 @@ def resample(
 ) -> Image.Image:
     """Resize across, then down, as every Pillow did that OpenVLA was trained with.
 
-    Pillow 13 begins with the cheaper direction. Between the two it rounds to 8 bits, so pictures
-    taller than wide would get other pixels (by 1 level at 720x1280, by up to 23 at 220x250).
+    Pillow 13 begins with the cheaper direction. Between the two it rounds to 8 bits, so many
+    pictures taller than wide would get other pixels (by 1 level at 720x1280, by up to 23 at
+    220x250).
     """
     if picture.width != width:
         picture = picture.resize((width, picture.height), method)

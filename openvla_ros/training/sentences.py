@@ -1,7 +1,7 @@
 """Training sentences: prompt ids, action tokens and what the loss counts."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,11 @@ class SentenceWriter:
         self._tokenizer = tokenizer
         self._stats = stats
         self._vocabulary_size = unpadded_vocabulary_size(tokenizer)
-        space = tokenizer.token_to_id('▁')
+        space, end = tokenizer.token_to_id('▁'), tokenizer.token_to_id('</s>')
         assert space is not None, 'the tokenizer has no lone ▁'
+        assert end is not None, 'the tokenizer has no </s>'
         self._space: int = space
-        self._end = cast('int', tokenizer.token_to_id('</s>'))
+        self._end: int = end
         self._prompts: dict[str, list[int]] = {}
 
     def prompt(self, instruction: str) -> list[int]:
