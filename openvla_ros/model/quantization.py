@@ -229,6 +229,14 @@ def _scales(module: Any) -> Iterator[Tensor]:
             return
 
 
+def int8_weight(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """int8[out, in] on a CPU and its rows' scales float32[out], where a layer holds such."""
+    weight = getattr(layer, 'weight', None)
+    if not isinstance(weight, Tensor) or weight.dtype != torch.int8 or weight.device.type != 'cpu':
+        return None
+    return weight.detach(), next(_scales(layer))
+
+
 @dataclass(frozen=True)
 class _Group:
     """Linear layers of one module that run as one product."""

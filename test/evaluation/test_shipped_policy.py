@@ -1,4 +1,7 @@
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.robot_profile import load_robot_profile
@@ -11,7 +14,17 @@ from openvla_ros.sim.tasks import KINDS, sample_episode
 LEAST = 8
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as in the rollouts: several wait for each other where other work goes on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('one_thread')
 def test_the_shipped_policy_still_finds_its_block():
     policy, robot = (
         load_policy(resource_path('checkpoints/demo'), 'bf16'),
