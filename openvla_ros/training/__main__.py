@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=arguments.steps,
         batch=arguments.batch,
         peak_rate=arguments.rate,
+        matrix_rate=2.0 * arguments.rate,
         seed=arguments.seed,
     )
     record_demonstrations(

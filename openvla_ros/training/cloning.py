@@ -20,6 +20,8 @@ from openvla_ros.training.batches import Batch, Demonstrations, pixel_values, va
 from openvla_ros.training.sentences import IGNORED, SentenceWriter
 from openvla_ros.training.shared_prefix import sentence_logits
 
+_TOKEN_TABLES = ('embed_tokens.weight', 'lm_head.weight')
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -31,6 +33,7 @@ class Schedule:
         sentences: Sentences per image.
         find: Sentences per image that ask where a block is.
         peak_rate: Largest learning rate, reached after ``warm_up`` steps.
+        matrix_rate: The same for the matrices of hidden layers, which Muon updates.
         warm_up: Steps of linear warm-up.
         last_rate: Learning rate of the last step, as a part of the peak; a half cosine between.
         decay: Weight decay of matrices.
@@ -44,6 +47,7 @@ class Schedule:
     sentences: int = 3
     find: int = 2
     peak_rate: float = 1e-3
+    matrix_rate: float = 2e-3
     warm_up: int = 100
     last_rate: float = 0.02
     decay: float = 0.01
@@ -65,36 +69,23 @@ class TrainingState:
     """Everything a run needs to go on after a stop."""
 
     model: OpenVLA
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     average: dict[str, torch.Tensor]
     step: int = 0
 
     @classmethod
     def start(cls, model: OpenVLA, schedule: Schedule) -> 'TrainingState':
         """Begin with the model as it is."""
-        filters = [p for n, p in model.named_parameters() if 'patch_embed' in n]
-        slow = {id(p) for p in filters}
-        matrices = [p for p in model.parameters() if p.ndim > 1 and id(p) not in slow]
-        vectors = [p for p in model.parameters() if p.ndim <= 1 and id(p) not in slow]
-        rate = schedule.peak_rate
-        groups = [
-            {'params': matrices, 'lr': rate, 'weight_decay': schedule.decay},
-            {'params': vectors, 'lr': rate, 'weight_decay': 0.0},
-            # Neighbouring pixels are nearly equal, so equal steps of 588 weights add up.
-            {'params': filters, 'lr': 0.1 * rate, 'weight_decay': 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-        for group in optimizer.param_groups:
-            group['peak'] = group['lr']
+        optimizers = make_optimizers(model, schedule)
         average = {name: value.clone() for name, value in model.state_dict().items()}
-        return cls(model, optimizer, average)
+        return cls(model, optimizers, average)
 
     def save(self, path: Path) -> None:
         """Write the state; the file is whole or the old one."""
         partial = path.with_suffix('.partial')
         content = {
             'model': self.model.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'average': self.average,
             'step': self.step,
         }
@@ -105,9 +96,42 @@ class TrainingState:
         """Go on from a file that ``save`` wrote."""
         content = torch.load(path, weights_only=True)
         self.model.load_state_dict(content['model'])
-        self.optimizer.load_state_dict(content['optimizer'])
+        for optimizer, saved in zip(self.optimizers, content['optimizers'], strict=True):
+            optimizer.load_state_dict(saved)
         self.average = content['average']
         self.step = content['step']
+
+
+def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of hidden layers, AdamW for everything else.
+
+    With AdamW alone the place of a named block was not learnt in 7000 steps from nothing; with
+    Muon it begins to be after 500. A step that is orthogonal moves all directions of a matrix
+    equally, also those whose gradient is weak, and which colour a patch has is such a one. Tables
+    of tokens, the head and the patch filters are no hidden layers and stay with AdamW (Jordan et
+    al. 2024; rates as in Liu et al. 2025, so that both have steps of AdamW's size).
+    """
+    hidden, filters, rest = [], [], []
+    for name, parameter in model.named_parameters():
+        if 'patch_embed' in name:
+            filters.append(parameter)
+        elif parameter.ndim == 2 and not name.endswith(_TOKEN_TABLES):
+            hidden.append(parameter)
+        else:
+            rest.append(parameter)
+    rate, matrix_rate = schedule.peak_rate, schedule.matrix_rate
+    # Neighbouring pixels are nearly equal, so equal steps of 588 weights add up.
+    groups = [{'params': rest, 'lr': rate}, {'params': filters, 'lr': 0.1 * rate}]
+    optimizers = [
+        torch.optim.Muon(
+            hidden, matrix_rate, schedule.decay, momentum=0.95, adjust_lr_fn='match_rms_adamw'
+        ),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group['peak'] = group['lr']
+    return optimizers
 
 
 @contextlib.contextmanager
@@ -219,12 +243,14 @@ def train(
 
 def _update(state: TrainingState, gradient: list[torch.Tensor], schedule: Schedule) -> None:
     part = schedule.part(state.step)
-    for group in state.optimizer.param_groups:
-        group['lr'] = part * group['peak']
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group['lr'] = part * group['peak']
     for parameter, slope in zip(state.model.parameters(), gradient):
         parameter.grad = slope
     nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     state.step += 1
     keep = min(schedule.average, state.step / (state.step + 10))
     with torch.no_grad():

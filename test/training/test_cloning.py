@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from openvla_ros.training.batches import Demonstrations
+from openvla_ros.training.cloning import Schedule, make_optimizers, train
+from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, write_shard
+from openvla_ros.training.run import Run
+from openvla_ros.training.small_model import SmallModel
+
+SIZES = SmallModel(
+    image_size=28, vision_width=16, vision_depth=2, vision_heads=2, width=24, hidden=32,
+    layers=2, heads=2,
+)  # fmt: skip
+SCHEDULE = Schedule(steps=8, batch=4, sentences=2, find=1, warm_up=2, save_every=3)
+
+
+@pytest.fixture
+def run(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 28, 28, 3), np.uint8)
+    actions = rng.normal(0.0, 0.01, (12, 3, len(COLOUR_NAMES), 7)).astype(np.float32)
+    actions[..., 3:6] = 0.0
+    actions[..., 6] = rng.integers(0, 2, actions.shape[:-1])
+    run = Run(tmp_path, SIZES)
+    write_shard(run.data / 'expert_0000', [Frames(images, actions, np.zeros((12, 2), np.int8))])
+    run.prepare(Demonstrations(run.shards()))
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)  # training takes over this setting
+
+
+def go_on(run, until, report=lambda _: None):
+    state = run.state(SCHEDULE)
+    data, preprocessor = Demonstrations(run.shards()), SIZES.preprocessor_config()
+    train(
+        state, data, run.writer(), preprocessor, SCHEDULE, run.state_path, report,
+        until=until, threads=1,
+    )  # fmt: skip
+    return state
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(run):
+    go_on(run, 5)
+    resumed = go_on(run, None)
+    run.state_path.unlink()
+    whole = go_on(run, None)
+    assert resumed.step == whole.step == 8
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict())
+    torch.testing.assert_close(resumed.average, whole.average)
+
+
+def test_every_parameter_is_updated_by_exactly_one_optimizer(run):
+    model = run.new_model(0)
+    updated = [
+        id(parameter)
+        for optimizer in make_optimizers(model, SCHEDULE)
+        for group in optimizer.param_groups
+        for parameter in group['params']
+    ]
+    assert sorted(updated) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_training_learns_what_the_demonstrations_have_in_common(run):
+    schedule = Schedule(steps=60, batch=4, sentences=2, find=1, peak_rate=1e-2, warm_up=2)
+    lines = []
+    train(
+        run.state(schedule), Demonstrations(run.shards()), run.writer(),
+        SIZES.preprocessor_config(), schedule, run.state_path, lines.append, threads=1,
+    )  # fmt: skip
+    rotation_right = [float(share) for share in lines[-1].split('right ')[1].split()[3:6]]
+    assert min(rotation_right) > 0.9
