@@ -33,7 +33,7 @@ _WORKSPACE = 0.15e9
 #: What the CUDA context, its libraries and graph pools take beside the tensors; bytes.
 _CUDA_CONTEXT = 1.0e9
 _MARGIN = 1.05
-#: Above this many parameters a CPU cannot keep any dataset's rate (measured: 8 s per action at
+#: Above this many parameters a CPU cannot keep any dataset's rate (measured: 6 s per action at
 #: 7.5e9 on two cores); it is only used when slow is allowed.
 _MOST_ON_CPU = 1e9
 
