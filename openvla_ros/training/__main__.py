@@ -26,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=arguments.steps,
         batch=arguments.batch,
         peak_rate=arguments.rate,
-        matrix_rate=2.0 * arguments.rate,
         seed=arguments.seed,
     )
     record_demonstrations(
@@ -43,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(run: Run, schedule: Schedule, until: int, workers: int) -> None:
-    state = run.state(schedule)
+    try:
+        state = run.state(schedule)
+    except ValueError as error:
+        sys.exit(str(error))
     data = Demonstrations(run.shards(), {'policy': 2})
     if state.step < until:
         _say(f'training on {len(data)} images from step {state.step} to {until}')
@@ -95,9 +97,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('runs/demo'), help='folder of the run')
     parser.add_argument('--start', type=Path, help='checkpoint to go on from (default: nothing)')
     parser.add_argument('--shards', type=int, default=76, help='shards of 48 demonstrations')
-    parser.add_argument('--steps', type=int, default=12000, help='optimiser steps in all')
-    parser.add_argument('--batch', type=int, default=32, help='images per step')
-    parser.add_argument('--rate', type=float, default=1e-3, help='largest learning rate')
+    parser.add_argument('--steps', type=int, default=Schedule.steps, help='optimiser steps in all')
+    parser.add_argument('--batch', type=int, default=Schedule.batch, help='images per step')
+    parser.add_argument(
+        '--rate',
+        type=float,
+        default=Schedule.peak_rate,
+        help=f'largest learning rate of AdamW; of Muon {Schedule.matrix_ratio:g} times that',
+    )
     parser.add_argument('--rounds', type=int, default=2, help='rounds of corrections')
     parser.add_argument('--correction-shards', type=int, default=12, help='shards per round')
     parser.add_argument('--episodes', type=int, default=50, help='scenes per task at the end')

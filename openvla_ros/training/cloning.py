@@ -19,8 +19,7 @@ from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.batches import Batch, Demonstrations, pixel_values, vary_light
 from openvla_ros.training.sentences import IGNORED, SentenceWriter
 from openvla_ros.training.shared_prefix import sentence_logits
-
-_TOKEN_TABLES = ('embed_tokens.weight', 'lm_head.weight')
+from openvla_ros.training.small_model import TOKEN_TABLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +31,22 @@ class Schedule:
         batch: Images per step.
         sentences: Sentences per image.
         find: Sentences per image that ask where a block is.
-        peak_rate: Largest learning rate, reached after ``warm_up`` steps.
-        matrix_rate: The same for the matrices of hidden layers, which Muon updates.
+        peak_rate: Largest learning rate of AdamW, reached after ``warm_up`` steps.
+        matrix_ratio: Muon's learning rate as a multiple of AdamW's.
         warm_up: Steps of linear warm-up.
         last_rate: Learning rate of the last step, as a part of the peak; a half cosine between.
-        decay: Weight decay of matrices.
+        decay: Weight decay of the matrices of hidden layers; nothing else decays.
         average: Decay per step of the running average of the weights, which is what is kept.
         seed: Of order, tasks, phrasings and light.
         save_every: Steps between checkpoints.
     """
 
-    steps: int = 6000
-    batch: int = 64
+    steps: int = 12000
+    batch: int = 32
     sentences: int = 3
     find: int = 2
     peak_rate: float = 1e-3
-    matrix_rate: float = 2e-3
+    matrix_ratio: float = 2.0
     warm_up: int = 100
     last_rate: float = 0.02
     decay: float = 0.01
@@ -93,8 +92,17 @@ class TrainingState:
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a file that ``save`` wrote."""
+        """Go on from a file that ``save`` wrote.
+
+        Raises:
+            ValueError: it was written before Muon was used.
+        """
         content = torch.load(path, weights_only=True)
+        if 'optimizers' not in content:
+            raise ValueError(
+                f'{path} is of a version that trained with AdamW alone, this one cannot go on '
+                'with it: take another folder, and --start CHECKPOINT to keep exported weights'
+            )
         self.model.load_state_dict(content['model'])
         for optimizer, saved in zip(self.optimizers, content['optimizers'], strict=True):
             optimizer.load_state_dict(saved)
@@ -106,20 +114,22 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     """Muon for the matrices of hidden layers, AdamW for everything else.
 
     With AdamW alone the place of a named block was not learnt in 7000 steps from nothing; with
-    Muon it begins to be after 500. A step that is orthogonal moves all directions of a matrix
+    Muon it begins to be after 400. A step that is orthogonal moves all directions of a matrix
     equally, also those whose gradient is weak, and which colour a patch has is such a one. Tables
     of tokens, the head and the patch filters are no hidden layers and stay with AdamW (Jordan et
-    al. 2024; rates as in Liu et al. 2025, so that both have steps of AdamW's size).
+    al. 2024). Steps are scaled as in Liu et al. 2025: at equal rates they are of AdamW's size.
+    The towers' q, k and v are one matrix, as in the checkpoint, and are taken as one.
     """
     hidden, filters, rest = [], [], []
     for name, parameter in model.named_parameters():
         if 'patch_embed' in name:
             filters.append(parameter)
-        elif parameter.ndim == 2 and not name.endswith(_TOKEN_TABLES):
+        elif parameter.ndim == 2 and not name.endswith(TOKEN_TABLES):
             hidden.append(parameter)
         else:
             rest.append(parameter)
-    rate, matrix_rate = schedule.peak_rate, schedule.matrix_rate
+    rate = schedule.peak_rate
+    matrix_rate = schedule.matrix_ratio * rate
     # Neighbouring pixels are nearly equal, so equal steps of 588 weights add up.
     groups = [{'params': rest, 'lr': rate}, {'params': filters, 'lr': 0.1 * rate}]
     optimizers = [
@@ -206,7 +216,7 @@ def train(
     """Train from where the state is to the schedule's end, saving as it goes.
 
     Args:
-        state: Model, optimiser and average; changed in place.
+        state: Model, optimisers and average; changed in place.
         data: The demonstrations.
         writer: Writes the token rows.
         preprocessor: Content of preprocessor_config.json.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.tokenizer import NUM_ACTION_BINS, PAD_TO_MULTIPLE_OF
 
+#: What has a row for each token.
+TOKEN_TABLES = ('embed_tokens.weight', 'lm_head.weight')
 # What adds to the residual stream starts small.
 _RESIDUAL = ('attn.proj.weight', 'fc2.weight', 'o_proj.weight', 'down_proj.weight')
 # Components weaker than this (pixels have variance about 1) are noise and stay quiet.
@@ -116,7 +118,7 @@ def initialise(model: nn.Module, vocabulary_size: int, seed: int) -> None:
             if name.endswith(_RESIDUAL):
                 parameter.mul_(0.3)
     for name, parameter in model.named_parameters():
-        if name.endswith(('embed_tokens.weight', 'lm_head.weight')):
+        if name.endswith(TOKEN_TABLES):
             actions = slice(vocabulary_size - NUM_ACTION_BINS, vocabulary_size)
             smooth = _smooth_rows(parameter.shape[1], generator)
             parameter[actions] = smooth * parameter[actions].std()

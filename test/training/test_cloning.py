@@ -61,6 +61,35 @@ def test_every_parameter_is_updated_by_exactly_one_optimizer(run):
     assert sorted(updated) == sorted(id(parameter) for parameter in model.parameters())
 
 
+def test_token_tables_head_and_patch_filters_are_left_to_adamw(run):
+    model = run.new_model(0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    muon, adamw = make_optimizers(model, SCHEDULE)
+    by_muon = {names[id(p)] for group in muon.param_groups for p in group['params']}
+    left = {name for name, p in model.named_parameters() if p.ndim == 2} - by_muon
+    assert left == {'language_model.model.embed_tokens.weight', 'language_model.lm_head.weight'}
+    filters = {names[id(p)] for p in adamw.param_groups[1]['params']}
+    towers = {name.split('.')[1] for name in filters}
+    assert all('patch_embed' in name for name in filters)
+    assert towers == {'featurizer', 'fused_featurizer'}
+
+
+def test_both_optimizers_follow_the_schedule(run):
+    muon, adamw = go_on(run, 3).optimizers
+    part = SCHEDULE.part(2)
+    rates = [group['lr'] for optimizer in (muon, adamw) for group in optimizer.param_groups]
+    assert rates == pytest.approx([2e-3 * part, 1e-3 * part, 1e-4 * part])
+
+
+def test_a_state_of_the_version_with_adamw_alone_is_refused_with_what_to_do(run):
+    go_on(run, 1)
+    content = torch.load(run.state_path, weights_only=True)
+    content['optimizer'] = content.pop('optimizers')[1]
+    torch.save(content, run.state_path)
+    with pytest.raises(ValueError, match=r'AdamW alone.*--start'):
+        go_on(run, 2)
+
+
 def test_training_learns_what_the_demonstrations_have_in_common(run):
     schedule = Schedule(steps=60, batch=4, sentences=2, find=1, peak_rate=1e-2, warm_up=2)
     lines = []
