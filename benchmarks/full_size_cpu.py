@@ -118,6 +118,7 @@ def measure(model: OpenVLA, pixels: torch.Tensor, label: str) -> dict[str, Any]:
         keep('step of 6 rows', lambda: passes.advance([7] * 6, N))
         keep('its products alone, 6 rows', lambda: products_alone(llama, 6))
     greedy = keep('greedy, 7 passes', lambda: model.decode(pixels, ids, 7))
+    result['greedy, 7 passes']['tokens'] = greedy.tokens.tolist()
     draft = confirmed_draft(passes, embeds, greedy.tokens.tolist())
     for name, tokens in (('draft accepted, 1 pass', draft), ('draft useless', [7] * 7)):
         drafted = keep(name, lambda tokens=tokens: model.decode(pixels, ids, 7, draft=tokens))
@@ -169,6 +170,11 @@ def main() -> None:
     result['freed memory kept'] = keep_freed_memory()
     print(f'packed {result["packed"]} matrices: {result["pack"]}', flush=True)
     result |= measure(model, pixels, '')
+    plain, packed = (
+        at['greedy, 7 passes']['tokens'] for at in (result['as torch has it'], result)
+    )
+    result['greedy tokens as before packing'] = packed == plain
+    print(f'greedy tokens before packing {plain}, packed {packed}', flush=True)
     result['peak_gib'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     print_result('full_size_cpu', found, result, arguments.output)
 

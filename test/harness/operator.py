@@ -58,6 +58,10 @@ class Operator(Actor):
         self._instructions[latched].publish(String(data=text))
         return time.monotonic()
 
+    def do_instruction_readers(self) -> int:
+        """How many subscriptions the unlatched instructions reach."""
+        return self._instructions[False].get_subscription_count()
+
     def do_fuzz_instructions(self, count: int, seed: int) -> int:
         """Publish ``count`` texts nobody should say to a robot; answers how many."""
         rng = random.Random(seed)

@@ -100,7 +100,10 @@ def fuzz_policy(world: World, count: int, growth: dict[str, float]) -> dict[str,
     start_policy(world)
     world.start_camera('--rate-hz', '10', '--width', '64', '--height', '48')
     world.wait_until(lambda: world.diagnostics('policy'), 'diagnostics of the policy', 30.0)
-    world.operator.call('instruct', text='pick up the cube')
+    world.wait_until(
+        lambda: world.operator.call('instruction_readers'), 'the policy hears instructions', 30.0
+    )
+    _until_it_acts(world, 'before')
     world.camera.call('fuzz', count=200, seed=99)
     rss_mb = world.policy.rss_mb()
     sent = {
@@ -115,13 +118,17 @@ def fuzz_policy(world: World, count: int, growth: dict[str, float]) -> dict[str,
         ),
     }
     growth['policy'] = world.policy.rss_mb() - rss_mb
+    _until_it_acts(world, 'after')
+    assert world.policy.returncode is None
+    assert 'Traceback' not in world.policy.log_text()
+    return sent
+
+
+def _until_it_acts(world: World, when: str) -> None:
     since_s = time.monotonic()
     world.operator.call('instruct', text='pick up the cube')
     world.wait_until(
         lambda: len(world.run().actions) and world.run().actions['t_s'][-1] > since_s,
-        'an action after the fuzz',
+        f'an action {when} the fuzz',
         20.0,
     )
-    assert world.policy.returncode is None
-    assert 'Traceback' not in world.policy.log_text()
-    return sent
