@@ -9,8 +9,6 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from openvla_ros.core.dataset_profile import load_dataset_profile
 from openvla_ros.core.policy import Policy
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.core.worker_processes import worker_processes
 from openvla_ros.evaluation.contact_sheet import Strip, contact_sheet
 from openvla_ros.evaluation.episodes import Outcome, run_episode
 from openvla_ros.evaluation.intervals import paired_difference, proportion
@@ -182,14 +181,9 @@ def _percent(interval: dict[str, float]) -> str:
 
 
 def _run_all(trials: Sequence[Trial], arguments: argparse.Namespace, results: Results) -> None:
-    pool = ProcessPoolExecutor(
-        arguments.workers,
-        mp_context=get_context('spawn'),
-        initializer=_start_worker,
-        initargs=(str(arguments.checkpoint), arguments.max_steps),
-    )
     began_s = time.monotonic()
-    with pool:
+    start = (_start_worker, str(arguments.checkpoint), arguments.max_steps)
+    with worker_processes(arguments.workers, *start) as pool:
         for done, (trial, outcome) in enumerate(pool.map(_run_in_worker, trials), 1):
             results.add(trial, outcome)
             left_s = (time.monotonic() - began_s) / done * (len(trials) - done)
@@ -256,4 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from here', flush=True)
+        sys.exit(130)

@@ -1,13 +1,13 @@
 """Recording in several processes; each shard has its own seeds, so that a stop costs little."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from openvla_ros.core.dataset_profile import load_dataset_profile
 from openvla_ros.core.policy import Policy
 from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.core.worker_processes import worker_processes
 from openvla_ros.model.local_backend import LocalBackend
 from openvla_ros.sim.tasks import KINDS, Kind
 from openvla_ros.training.corrections import record_correction
@@ -93,8 +93,7 @@ def _in_processes(
     workers: int,
     report: Callable[[str], None],
 ) -> None:
-    context = get_context('spawn')
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with worker_processes(workers, _one_thread) as pool:
         for done, job in enumerate(as_completed([pool.submit(work, *job) for job in jobs]), 1):
             report(f'{done}/{len(jobs)} {job.result()}')
 
