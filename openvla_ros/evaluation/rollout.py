@@ -182,8 +182,8 @@ def _percent(interval: dict[str, float]) -> str:
 
 def _run_all(trials: Sequence[Trial], arguments: argparse.Namespace, results: Results) -> None:
     began_s = time.monotonic()
-    start = (_start_worker, str(arguments.checkpoint), arguments.max_steps)
-    with worker_processes(arguments.workers, *start) as pool:
+    checkpoint, max_steps = str(arguments.checkpoint), arguments.max_steps
+    with worker_processes(arguments.workers, _start_worker, checkpoint, max_steps) as pool:
         for done, (trial, outcome) in enumerate(pool.map(_run_in_worker, trials), 1):
             results.add(trial, outcome)
             left_s = (time.monotonic() - began_s) / done * (len(trials) - done)

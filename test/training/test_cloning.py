@@ -30,11 +30,11 @@ def run(tmp_path):
     torch.set_num_threads(threads)  # training takes over this setting
 
 
-def go_on(run, until, report=lambda _: None):
+def go_on(run, until):
     state = run.state(SCHEDULE)
     data, preprocessor = Demonstrations(run.shards()), SIZES.preprocessor_config()
     train(
-        state, data, run.writer(), preprocessor, SCHEDULE, run.state_path, report,
+        state, data, run.writer(), preprocessor, SCHEDULE, run.state_path, lambda _: None,
         until=until, threads=1,
     )  # fmt: skip
     return state
