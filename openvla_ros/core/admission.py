@@ -14,7 +14,7 @@ from openvla_ros.core.robot_profile import RobotProfile
 # Refusals, code to meaning; a code is stable.
 REFUSALS = {
     'TIME': 'the receipt time is not a number',
-    'MALFORMED': 'the twist does not have six numbers',
+    'MALFORMED': 'the twist does not have six numbers, or nothing says who sent it',
     'NON_FINITE': 'a field is NaN or infinite',
     'STEP_S': 'the step length is outside step_s_range',
     'IMPLAUSIBLE': 'the displacement is larger than a step can be',
@@ -52,7 +52,7 @@ class ActionInput:
         step_s: Length of one step of the dataset [s].
         twist: Displacement / step_s: linear [m/s], angular (rotation vector / step_s) [rad/s].
         gripper: Wanted opening, 0 closed .. 1 open.
-        source_id: Publisher gid as hex, or the policy's random id.
+        source_id: Publisher gid as hex, or the policy's random id; never empty.
     """
 
     stamp_s: float
@@ -126,7 +126,7 @@ class Admission:
         self._valid.clear()
 
     def _form(self, action: ActionInput) -> str:
-        if len(action.twist) != 6:
+        if len(action.twist) != 6 or not action.source_id:
             return 'MALFORMED'
         if not (math.isfinite(action.gripper) and all(map(math.isfinite, action.twist))):
             return 'NON_FINITE'

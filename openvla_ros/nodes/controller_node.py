@@ -124,6 +124,7 @@ class ControllerNode(Node):
         self._gaps_s: deque[float] = deque(maxlen=_TIMED_TICKS)
         self._costs_s: deque[float] = deque(maxlen=_TIMED_TICKS)
         self._mismatch: dict[str, str] = {}
+        self._told_gid = True
         self._callback_errors = 0
         self._tf: Any = None
         self._gripper_action: Any = None
@@ -207,7 +208,9 @@ class ControllerNode(Node):
         with self._guard('action'):
             now_s = time.monotonic()
             self._mismatch.pop(_ACTION_TOPIC, None)
-            action = action_input_from_message(message, publisher_gid_from_info(info))
+            gid = publisher_gid_from_info(info)
+            self._told_gid = bool(gid)
+            action = action_input_from_message(message, gid)
             verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=self._ros_now_s())
             if not verdict.accepted and verdict.reason not in ('NOT_ARMED', 'LATCHED'):
                 self._log_throttled(f'refused an action: {verdict.reason}', now_s)
@@ -352,7 +355,20 @@ class ControllerNode(Node):
         }
 
     def _notes(self) -> tuple[str, ...]:
-        return tuple(self._mismatch.values())
+        return (*self._mismatch.values(), *self._shared_identity())
+
+    def _shared_identity(self) -> tuple[str, ...]:
+        """Where rclpy tells no gid, only the graph shows two publishers with one source_id.
+
+        A policy that was killed stays in the graph for up to 20 s: this is a note, not a fault.
+        """
+        count = 1 if self._told_gid else self.count_publishers(_ACTION_TOPIC)
+        if count <= 1:
+            return ()
+        return (
+            f'{count} publishers of {self.resolve_topic_name(_ACTION_TOPIC)}: this ROS '
+            'distribution tells them apart by source_id alone; let only one policy run',
+        )
 
     def _count_down(self, output: ClampOutput | None) -> None:
         """After a request to stop: once at rest send some more zeros, then finish."""

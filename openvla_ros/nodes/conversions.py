@@ -50,7 +50,11 @@ def twist_stamped(twist: Sequence[float], frame_id: str, stamp: Time) -> TwistSt
 
 
 def action_input_from_message(message: PolicyAction, publisher_gid: str) -> ActionInput:
-    """Return a received action; its source is the publisher's gid where rclpy tells it."""
+    """Return a received action; its source is the publisher's gid where rclpy tells it.
+
+    Jazzy's rclpy does not: there the random id counts that each start of a policy writes into its
+    messages, and an action without one is refused (core/admission.py).
+    """
     linear, angular = message.twist.linear, message.twist.angular
     return ActionInput(
         stamp_s=seconds_from_time(message.header.stamp),

@@ -169,7 +169,8 @@ def _check_changes(
     names = {field.name for field in dataclasses.fields(values)}  # type: ignore[arg-type]
     current = values
 
-    def check(changes: list[Parameter[Any]]) -> SetParametersResult:
+    # In quotes: rclpy's Parameter is generic from Kilted on, and Python evaluates this line.
+    def check(changes: 'list[Parameter[Any]]') -> SetParametersResult:
         nonlocal current
         ours = {change.name: _plain(change.value) for change in changes if change.name in names}
         if not ours:

@@ -1,6 +1,6 @@
-"""What rclpy calls differently, or lacks, in older ROS distributions that are meant to work.
+"""What rclpy calls differently, or lacks, in the ROS distributions that are meant to work.
 
-Read from the sources of Humble and Jazzy; only Kilted has been run.
+Jazzy and Kilted are tested; Humble was only read.
 """
 
 from collections.abc import Callable

@@ -101,6 +101,10 @@ def test_a_stamp_that_does_not_increase_is_refused(later_s):
     assert judge(11.0, admission=admission, stamp_s=GOOD.stamp_s + later_s) == 'STAMP_ORDER'
 
 
+def test_an_action_that_does_not_say_who_sent_it_is_refused():
+    assert judge(source_id='') == 'MALFORMED'
+
+
 def test_a_refused_action_does_not_advance_the_stamp():
     admission = Admission(SIM)
     assert judge(admission=admission, stamp_s=ROS + 0.04, frame_id='camera') == 'FRAME'

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from harness.processes import REPOSITORY, Processes
 
+from openvla_ros.core.dds_profile import profile_variable
+
 pytestmark = pytest.mark.ros
 
-PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
+PROFILE = profile_variable()
 SHM = str(REPOSITORY / 'config' / 'fastdds_shm.xml')
 POLICY = Path(__file__).with_name('policy_with_fake_backend.py')
 LOST = 'images are lost on the way'

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SHOW = 'import set_up; print(set_up.DISTRO, set_up.VENV.name)'
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +53,31 @@ def test_an_installation_that_was_cut_off_is_forgotten(set_up, tmp_path, damage)
     assert set_up.forget_half_installed(tmp_path) == ['cut-1.0.dist-info']
     assert whole.is_dir()
     assert not cut.exists()
+
+
+def test_a_distribution_without_wheels_is_refused_and_a_sourced_installation_does_not_decide():
+    def distro(**environment):
+        return subprocess.run(
+            [sys.executable, '-c', SHOW],
+            cwd=ROOT / 'scripts',
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert distro(OPENVLA_ROS_DISTRO='', ROS_DISTRO='humble').stdout.split() == ['jazzy', '.venv']
+    kilted = distro(OPENVLA_ROS_DISTRO='kilted', ROS_DISTRO='jazzy')
+    assert kilted.stdout.split() == ['kilted', '.venv-kilted']
+    refused = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'set_up.py')],
+        env={**os.environ, 'OPENVLA_ROS_DISTRO': 'humble'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert "'humble', expected jazzy or kilted" in refused.stderr
 
 
 def test_what_pip_put_aside_while_replacing_a_package_is_removed(set_up, tmp_path):
@@ -137,7 +163,7 @@ def test_requirements_are_pinned_and_say_why():
             if not line or line.startswith(('#', '-')):
                 continue
             assert '==' in line, f'{path.name}: {line}'
-            if path.name != 'constraints.txt' and 'python_version <' not in line:
+            if not path.name.startswith('constraints') and 'python_version <' not in line:
                 assert '  # ' in line, f'{path.name}: {line}'
 
 
