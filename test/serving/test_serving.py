@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import uvicorn
 
-from openvla_ros.core.act_protocol import encode_array, parse_reply, request_body
+from openvla_ros.core.act_protocol import (
+    encode_array,
+    parse_reply,
+    parse_request,
+    request_body,
+)
 from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.inference import BackendUnavailable, PredictedAction
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.remote.backend import RemoteBackend
+from openvla_ros.serving import app as app_module
 from openvla_ros.serving.app import create_app
 
 IMAGE = np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3)
@@ -162,6 +168,44 @@ def test_a_failing_network_is_an_error_and_the_next_request_works(server, state)
     assert 'CUDA says no' in headers['x-error']
     del state['error']
     assert post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0] == 200
+
+
+def test_health_answers_while_a_body_is_parsed(server, monkeypatch):
+    parsing, parsed = threading.Event(), threading.Event()
+
+    def slow_parse(body):
+        parsing.set()
+        assert parsed.wait(20)
+        return parse_request(body)
+
+    monkeypatch.setattr(app_module, 'parse_request', slow_parse)
+    replies = []
+    body = request_body(IMAGE, 'go', 'arm_a')
+    asker = threading.Thread(target=lambda: replies.append(post(server.url + '/act', body)[0]))
+    asker.start()
+    try:
+        assert parsing.wait(10)
+        with urllib.request.urlopen(server.url + '/health', timeout=5) as health:
+            assert json.loads(health.read())['status'] == 'ready'
+    finally:
+        parsed.set()
+        asker.join(20)
+    assert replies == [200]
+
+
+def test_a_gray_or_rgba_image_is_acted_on(server):
+    gray = np.full((24, 32), 7, np.uint8)
+    status, _, reply = post(server.url + '/act', request_body(gray, 'go', 'arm_a'))
+    assert status == 200
+    assert parse_reply(reply)[:3].tolist() == [7.0, 7.0, 7.0]
+    rgba = np.concatenate([IMAGE, IMAGE[..., :1]], axis=2)
+    status, _, reply = post(server.url + '/predict', request_body(rgba, 'go', 'arm_a'))
+    assert status == 200
+    assert (parse_reply(_action(reply)) == expected_action('go', 0)).all()
+
+
+def _action(reply):
+    return json.dumps(json.loads(reply)['action']).encode()
 
 
 def test_a_queue_never_grows(server, state):
