@@ -239,6 +239,11 @@ def parse_reply(body: bytes) -> NDArray[np.float64]:
         content = _json(content, 'reply')
     if content == 'error':
         raise ProtocolError('reply: the server answered "error"; its log says why')
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        raise ProtocolError(
+            f'reply: got {len(content)} arrays, expected one action; this is the server of '
+            'OpenVLA-OFT, which answers with several'
+        )
     return check_action(decode_array(content, 'reply', ('<f8', '<f4')))
 
 

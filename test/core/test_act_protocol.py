@@ -171,6 +171,7 @@ def test_a_request_that_is_not_one_gets_one_sentence(body, message):
         (b'"{"', 'is not JSON'),
         (b'null', 'expected an array'),
         (b'[0, 0, 0, 0, 0, 0, 0]', 'expected an array'),
+        (json.dumps([encode_array(np.zeros(7))] * 8).encode(), '8 arrays.*server of OpenVLA-OFT'),
         (b' ' * 70_000, 'bytes, expected'),
         (b'{"__numpy__": NaN}', 'is not JSON'),
         (json.dumps(encode_array(np.full(7, np.nan))).encode(), 'expected finite'),

@@ -8,6 +8,7 @@ import urllib.request
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from openvla_ros.core.act_protocol import (
     encode_array,
@@ -357,6 +358,74 @@ def test_an_answer_that_is_not_an_action_never_becomes_one(reply, sentence):
         backend.warm_up()
         with pytest.raises(BackendUnavailable, match=sentence):
             backend.predict(IMAGE, 'go')
+
+
+class DeployedPolicy:
+    """A handler of each name that `vla-scripts/deploy.py` has: OpenVLA's and OpenVLA-OFT's."""
+
+    def predict_action(self, payload: dict) -> str:
+        return 'error'
+
+    def get_server_action(self, payload: dict) -> str:
+        return 'error'
+
+
+def deployed(handler):
+    app = FastAPI()
+    app.post('/act')(getattr(DeployedPolicy(), handler))
+    return app
+
+
+def models_of(owner):
+    listed = {'object': 'list', 'data': [{'id': 'x', 'object': 'model', 'owned_by': owner}]}
+    return foreign_app({'/health': (200, b''), '/v1/models': (200, json.dumps(listed).encode())})
+
+
+def openpi_like(healthz):
+    # What websockets 17.4, openpi's server, answers to a GET without an upgrade: 426.
+    said = b'Failed to open a WebSocket connection: missing Connection header.\n'
+    paths = dict.fromkeys(('/health', '/act', '/openapi.json', '/v1/models'), (426, said))
+    return foreign_app({**paths, '/healthz': healthz})
+
+
+@pytest.mark.parametrize(
+    ('app', 'whose'),
+    [
+        (deployed('get_server_action'), "this server is OpenVLA-OFT's"),
+        (models_of('vllm'), "this server is vLLM's"),
+        (models_of('sglang'), "this server is one of OpenAI's API"),
+        (openpi_like((200, b'OK\n')), "this server is openpi's"),
+        (openpi_like((426, b'')), 'this server is a websocket server'),
+    ],
+)
+def test_a_server_of_another_project_is_refused_by_name(app, whose):
+    with Server(app, free_port()) as running:
+        with pytest.raises(ConfigError) as refusal:
+            RemoteBackend(running.url, 'bridge_orig').warm_up()
+        assert str(refusal.value).startswith(f'server_url {running.url}: {whose}')
+        assert 'python -m openvla_ros.serving' in str(refusal.value)
+
+
+def test_vllm_is_named_at_the_address_its_clients_use():
+    with (
+        Server(models_of('vllm'), free_port()) as running,
+        pytest.raises(ConfigError, match="this server is vLLM's"),
+    ):
+        RemoteBackend(running.url + '/v1', 'bridge_orig').warm_up()
+
+
+def test_upstreams_own_server_is_not_taken_for_another():
+    with Server(deployed('predict_action'), free_port()) as running:
+        backend = RemoteBackend(running.url, 'bridge_orig')
+        backend.warm_up()
+        assert "speaks upstream's /act alone" in backend.description
+
+
+def test_a_websocket_address_is_openpis():
+    with pytest.raises(
+        ConfigError, match="server_url 'ws://gpu-box:8000': this server is openpi's"
+    ):
+        RemoteBackend('ws://gpu-box:8000', 'bridge_orig')
 
 
 @pytest.mark.parametrize('url', ['gpu-box:8000', 'ftp://gpu', '', 'http://', 'file:///etc/passwd'])
