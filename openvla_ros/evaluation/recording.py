@@ -20,12 +20,15 @@ from openvla_ros.core.image_encoding import (
     layout_refusal,
     rgb_view,
 )
+from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
+from openvla_ros.evaluation.transform_tree import StampedTransform
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 POSE_TYPE = 'geometry_msgs/msg/PoseStamped'
+TRANSFORMS_TYPE = 'tf2_msgs/msg/TFMessage'
 TWIST_TYPE = 'geometry_msgs/msg/TwistStamped'
 ACTION_TYPE = 'openvla_ros/msg/PolicyAction'
 TEXT_TYPE = 'std_msgs/msg/String'
@@ -199,6 +202,14 @@ class Recording:
         """Return gripper openings as float64[N, 1], at the times of recording."""
         return self._track(topic, lambda m: [m.data], has_header=False)
 
+    def transforms(self, topic: str) -> list[StampedTransform]:
+        """Return the transforms of a TFMessage topic in the order of recording."""
+        return [
+            _stamped_transform(transform, at_ns)
+            for _, at_ns, message in self._timed_messages(topic)
+            for transform in message.transforms
+        ]
+
     def texts(self, topic: str) -> list[tuple[float, str]]:
         """Return (time of recording [s], text) of a String topic."""
         return [
@@ -256,6 +267,16 @@ def _stamp_s(message: Any, at_ns: int) -> float:
 def _pose_values(message: Any) -> list[float]:
     p, q = message.pose.position, message.pose.orientation
     return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
+
+
+def _stamped_transform(message: Any, at_ns: int) -> StampedTransform:
+    p, q = message.transform.translation, message.transform.rotation
+    return StampedTransform(
+        _stamp_s(message, at_ns),
+        message.header.frame_id.lstrip('/'),
+        message.child_frame_id.lstrip('/'),
+        Pose((p.x, p.y, p.z), (q.x, q.y, q.z, q.w)),
+    )
 
 
 def _twist_values(twist: Any) -> list[float]:
