@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from openvla_ros.core.image_encoding import (
@@ -94,18 +94,17 @@ class Recording:
             raise ConfigError(f'{self.path}: there is no such recording')
         if self.path.is_file() and (self.path.parent / 'metadata.yaml').is_file():
             self.path = self.path.parent  # somebody named the file inside the recording's folder
-        typestore = get_typestore(Stores.LATEST)
-        for name in ('PolicyAction', 'SafetyStatus'):
-            text = resource_path(f'msg/{name}.msg').read_text(encoding='utf-8')
-            typestore.register(get_types_from_msg(text, f'openvla_ros/msg/{name}'))
-        try:
-            self._reader = AnyReader([self.path], default_typestore=typestore)
-            self._reader.open()
-        except Exception as error:  # rosbags raises what the damaged file makes it raise
+        if self.path.suffix == '.bag':
             raise ConfigError(
-                f'{self.path}: cannot be read as a rosbag2 recording: '
-                f'{" ".join(str(error).split())[:200]}'
-            ) from error
+                f'{self.path}: is a recording of ROS 1, expected rosbag2; convert it: '
+                f'rosbags-convert --src {self.path} --dst {self.path.stem}'
+            )
+        try:
+            self._reader = Reader(self.path)
+            self._reader.open()
+            self._types = _typestore(self._reader.connections)
+        except Exception as error:  # rosbags raises what the damaged file makes it raise
+            raise self._unreadable(error) from error
 
     def __enter__(self) -> 'Recording':
         """Return itself."""
@@ -227,8 +226,37 @@ class Recording:
 
     def _timed_messages(self, topic: str) -> Iterator[tuple[Connection, int, Any]]:
         connections = [c for c in self._reader.connections if c.topic == topic]
-        for connection, at_ns, data in self._reader.messages(connections):
-            yield connection, at_ns, self._reader.deserialize(data, connection.msgtype)
+        messages = iter(self._reader.messages(connections))
+        while True:
+            try:
+                connection, at_ns, data = next(messages)
+                message = self._types.deserialize_cdr(data, connection.msgtype)
+            except StopIteration:
+                return
+            except Exception as error:  # as above; a damaged file may open and break off later
+                raise self._unreadable(error, f' from {topic} on') from error
+            yield connection, at_ns, message
+
+    def _unreadable(self, error: Exception, where: str = '') -> ConfigError:
+        said = ' '.join(str(error).split())[:200] or type(error).__name__
+        return ConfigError(f'{self.path}: cannot be read as a rosbag2 recording{where}: {said}')
+
+
+def _typestore(connections: Sequence[Connection]) -> Any:
+    """Return the types that are read here: the standard ones, and ours as they were recorded.
+
+    Definitions of other types in the recording are not looked at: one that is incomplete or of a
+    newer kind must not stand in the way of the rest.
+    """
+    typestore = get_typestore(Stores.LATEST)
+    recorded = {
+        connection.msgtype: connection.msgdef.data
+        for connection in connections
+        if connection.msgdef.format == MessageDefinitionFormat.MSG
+    }
+    text = recorded.get(ACTION_TYPE) or resource_path('msg/PolicyAction.msg').read_text('utf-8')
+    typestore.register({ACTION_TYPE: get_types_from_msg(text, ACTION_TYPE)[ACTION_TYPE]})
+    return typestore
 
 
 def _raw_image(message: Any) -> NDArray[np.uint8]:

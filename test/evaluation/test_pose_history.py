@@ -11,7 +11,8 @@ NO_TURN = (0.0, 0.0, 0.0, 1.0)
 
 
 def random_pose(rng):
-    return Pose.of(rng.uniform(-1, 1, 3), Rotation.random(random_state=rng).as_quat())
+    quaternion = rng.normal(size=4)
+    return Pose.of(rng.uniform(-1, 1, 3), quaternion / np.linalg.norm(quaternion))
 
 
 def matrix(pose):

@@ -338,6 +338,45 @@ def test_a_missing_or_damaged_recording_is_named(tmp_path, monkeypatch, capsys):
     assert 'cannot be read as a rosbag2 recording' in errors
 
 
+@pytest.mark.parametrize('plugin', list(StoragePlugin), ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize('definition', ['int32 a', 'other_msgs/Thing a'])
+def test_types_that_cannot_be_understood_do_not_stand_in_the_way(tmp_path, plugin, definition):
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=plugin) as bag:
+        Topics(bag).text('/instruction', 'go', 0.0)
+        # Its hash is not that of the definition, or the definition names one that is not there.
+        odd = bag.add_connection(
+            '/odd', 'my_msgs/msg/Odd', msgdef=definition, rihs01='RIHS01_' + '0' * 64
+        )
+        bag.write(odd, START_NS, bytes(8))
+    with Recording(tmp_path / 'bag') as recording:
+        assert recording.texts('/instruction') == [(1e-9 * START_NS, 'go')]
+
+
+@pytest.mark.parametrize('plugin', list(StoragePlugin), ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize(
+    'damage',
+    [lambda rest: b'', lambda rest: bytes(20_000) + rest[20_000:]],
+    ids=['breaks off', 'has a hole'],
+)
+def test_a_damaged_file_is_one_sentence(monkeypatch, tmp_path, capsys, plugin, damage):
+    path, actions = record_transforms(tmp_path / 'bag', plugin, steps=20)
+    file = next(path.glob('bag.*'))
+    content = file.read_bytes()
+    half = len(content) // 2
+    file.write_bytes(content[:half] + damage(content[half:]))
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend(actions), '--robot', ROBOT) == 2
+    error = capsys.readouterr().err
+    assert f'{path}: cannot be read as a rosbag2 recording' in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_recording_of_ros_1_is_named_with_how_to_convert_it(monkeypatch, tmp_path, capsys):
+    path = tmp_path / 'old.bag'
+    path.write_bytes(b'#ROSBAG V2.0')
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend([])) == 2
+    assert f'rosbags-convert --src {path} --dst old' in capsys.readouterr().err
+
+
 def test_a_delta_of_the_end_effector_frame_is_turned_before_it_is_compared(one_recording):
     path, _ = one_recording
     with Recording(path) as recording:
