@@ -23,7 +23,7 @@ class PoseHistory:
     """
 
     def __init__(self, stamps_s: Sequence[float], poses: Sequence[Pose]) -> None:
-        """Take samples in any order, at least one of them usable.
+        """Take samples in any order.
 
         Args:
             stamps_s: One stamp per pose [s].
@@ -34,6 +34,10 @@ class PoseHistory:
         self._stamps_s = [stamp_s for stamp_s, _ in usable]
         self._poses = [pose for _, pose in usable]
         self.span_s = (self._stamps_s[0], self._stamps_s[-1]) if usable else (math.inf, -math.inf)
+
+    def __bool__(self) -> bool:
+        """Say whether any sample is usable."""
+        return bool(self._poses)
 
     def at(self, stamp_s: float) -> Pose | None:
         """Return the pose at a time [s]; None in a gap and beyond the ends."""

@@ -106,7 +106,13 @@ def recorded_pose(recording: Recording, frames: RobotFrames) -> tuple[PoseSource
         return None
     track = recording.poses(recording.choose(pose_topic, (POSE_TYPE,), 'end-effector pose'))
     frames.check(track.frame_id, pose_topic, recording)
-    return pose_history(track), pose_topic
+    history = pose_history(track)
+    if not history:
+        raise ConfigError(
+            f'{recording.path}: none of the {len(track.stamps_s)} poses of {pose_topic} can be '
+            'used, expected finite numbers and a quaternion of length 1; correct its publisher'
+        )
+    return history, pose_topic
 
 
 def pose_history(track: Track) -> PoseHistory:

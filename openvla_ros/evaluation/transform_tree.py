@@ -9,7 +9,7 @@ from openvla_ros.core.strict_config import ConfigError, did_you_mean
 from openvla_ros.evaluation.pose_history import PoseHistory, compose, inverse, is_rigid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StampedTransform:
     """One transform of a TFMessage.
 
@@ -105,7 +105,7 @@ class TransformTree:
         return line
 
     def _link(self, child: str) -> PoseHistory | Pose:
-        return self._moving.get(child) or self._static[child]
+        return self._moving[child] if child in self._moving else self._static[child]
 
 
 class FrameChain:

@@ -26,7 +26,7 @@ from openvla_ros.core.resources import resource_path
 from openvla_ros.evaluation import replay
 from openvla_ros.evaluation.recorded_pose import pose_history
 from openvla_ros.evaluation.recording import Recording
-from openvla_ros.sim.arm import SimArm
+from openvla_ros.sim.arm import EePose, SimArm
 from openvla_ros.sim.expert import ScriptedExpert
 from openvla_ros.sim.tasks import sample_episode
 
@@ -522,6 +522,15 @@ def test_a_pose_that_cannot_be_had_is_one_sentence(
     error = capsys.readouterr().err
     assert all(sentence in error for sentence in sentences), error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_poses_without_an_orientation_are_one_sentence(monkeypatch, tmp_path, capsys):
+    unset = EePose(np.zeros(3), np.zeros(4))
+    path, actions = policy_recording(
+        tmp_path / 'bag', lambda write, twist, at_s: write.pose('/ee_pose', unset, at_s)
+    )
+    assert run(monkeypatch, tmp_path, path, ScriptedBackend(actions)) == 2
+    assert 'none of the 12 poses of /ee_pose can be used' in capsys.readouterr().err
 
 
 def test_images_alone_are_nothing_to_compare(monkeypatch, tmp_path, capsys):
