@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from openvla_ros.core.strict_config import did_you_mean
 
@@ -23,7 +24,11 @@ MAX_REPLY_BYTES = 64 * 2**10
 MAX_IMAGE_SIDE_PX = 8192
 MIN_IMAGE_SIDE_PX = 16
 MAX_ACTION_DIM = 64
+MAX_JSON_VALUES = 100_000
+"""Most values of a body. An image is one string; a million lists would hold Python's lock for
+seconds, and nobody else would be answered."""
 _REQUEST_KEYS = ('image', 'instruction', 'unnorm_key')
+_BASE64_PIECE = 4 * 2**20
 ABOUT_INSTRUCTION, ABOUT_OUTPUT = 'instruction', 'output'
 """What a failure of ``/predict`` is ``about``, where asking again would not help."""
 ERROR_BODY = b'"error"'
@@ -86,13 +91,19 @@ def decode_array(content: Any, where: str, dtypes: tuple[str, ...]) -> NDArray[A
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise ProtocolError(f'{where}: shape is not a list of positive whole numbers')
     try:
-        data = base64.b64decode(content['__numpy__'], validate=True)
+        data = _base64_bytes(content['__numpy__'])
     except (binascii.Error, ValueError, TypeError) as error:
         raise ProtocolError(f'{where}: the data is not base64: {error}') from error
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != expected:
         raise ProtocolError(f'{where}: got {len(data)} bytes, expected {expected} for {shape}')
     return np.frombuffer(data, np.dtype(dtype)).reshape(shape)
+
+
+def _base64_bytes(text: str) -> bytes:
+    """Decode in pieces: the decoder holds Python's lock, and other requests are to go on."""
+    pieces = (text[at : at + _BASE64_PIECE] for at in range(0, len(text), _BASE64_PIECE))
+    return b''.join(base64.b64decode(piece, validate=True) for piece in pieces)
 
 
 def request_body(
@@ -126,6 +137,7 @@ def parse_request(body: bytes) -> ActRequest:
         if len(content) != 1 or not isinstance(content['encoded'], str):
             raise ProtocolError('request: encoded must be the only key and hold text')
         content = _json_object(content['encoded'], 'request: encoded')
+    _refuse_oft(content)
     for key in set(content) - set(_REQUEST_KEYS):
         suggestion = did_you_mean(key, _REQUEST_KEYS)
         if suggestion:
@@ -138,8 +150,47 @@ def parse_request(body: bytes) -> ActRequest:
         raise ProtocolError('request: instruction is not text')
     if unnorm_key is not None and not isinstance(unnorm_key, str):
         raise ProtocolError('request: unnorm_key is not text')
-    image = check_image(decode_array(content['image'], 'request: image', ('|u1',)))
+    image = rgb_as_upstream(decode_array(content['image'], 'request: image', ('|u1',)))
     return ActRequest(image, content['instruction'], unnorm_key, double_encoded)
+
+
+def _refuse_oft(content: Mapping[str, Any]) -> None:
+    """Name the protocol of OpenVLA-OFT's clients, whose cameras have keys of their own."""
+    cameras = [key for key in content if key == 'full_image' or 'wrist' in key]
+    if not cameras:
+        return
+    shown = ', '.join(key[:40] for key in cameras[:3])
+    raise ProtocolError(
+        f"request: {shown}: this is OpenVLA-OFT's protocol; this server runs OpenVLA, which takes "
+        "one image and no state: send image and instruction, or ask OpenVLA-OFT's own server"
+    )
+
+
+def rgb_as_upstream(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert an image as upstream's server does: ``Image.fromarray(image).convert('RGB')``.
+
+    Args:
+        image: uint8[H, W, 3] RGB, uint8[H, W, 4] RGBA (alpha is dropped, not blended),
+            uint8[H, W] or uint8[H, W, 1] gray (which upstream's Pillow refuses), or
+            uint8[H, W, 2] gray with alpha.
+
+    Returns:
+        uint8[H, W, 3], RGB.
+
+    Raises:
+        ProtocolError: another shape, or an implausible size.
+    """
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim == 3 and image.shape[2] == 3:
+        return check_image(image)
+    if image.ndim != 2 and (image.ndim != 3 or image.shape[2] not in (2, 4)):
+        raise ProtocolError(
+            f'image: got uint8{list(image.shape)}, expected uint8[H, W, 3] in RGB order, RGBA or '
+            'gray'
+        )
+    _check_sides(image)
+    return np.asarray(Image.fromarray(image).convert('RGB'))
 
 
 def check_image(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -147,12 +198,16 @@ def check_image(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f'{image.dtype}{list(image.shape)}'
         raise ProtocolError(f'image: got {got}, expected uint8[H, W, 3] in RGB order')
+    _check_sides(image)
+    return image
+
+
+def _check_sides(image: NDArray[Any]) -> None:
     if not all(MIN_IMAGE_SIDE_PX <= side <= MAX_IMAGE_SIDE_PX for side in image.shape[:2]):
         raise ProtocolError(
             f'image: got {image.shape[1]} x {image.shape[0]} pixels, expected sides of '
             f'{MIN_IMAGE_SIDE_PX} to {MAX_IMAGE_SIDE_PX}'
         )
-    return image
 
 
 def reply_body(action: NDArray[np.float64], *, double_encoded: bool) -> bytes:
@@ -184,6 +239,11 @@ def parse_reply(body: bytes) -> NDArray[np.float64]:
         content = _json(content, 'reply')
     if content == 'error':
         raise ProtocolError('reply: the server answered "error"; its log says why')
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        raise ProtocolError(
+            f'reply: got {len(content)} arrays, expected one action; this is the server of '
+            'OpenVLA-OFT, which answers with several'
+        )
     return check_action(decode_array(content, 'reply', ('<f8', '<f4')))
 
 
@@ -198,6 +258,13 @@ def check_action(action: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _json(text: bytes | str, where: str) -> Any:
+    marks: tuple[Any, ...] = (',', '[', '{') if isinstance(text, str) else (b',', b'[', b'{')
+    values = sum(text.count(mark) for mark in marks)
+    if values > MAX_JSON_VALUES:
+        raise ProtocolError(
+            f'{where}: holds about {values} values, expected {MAX_JSON_VALUES} at most; an array '
+            'travels as base64 in __numpy__, not as a list'
+        )
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

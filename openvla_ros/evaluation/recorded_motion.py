@@ -9,10 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from openvla_ros.core.eef_delta import EefDelta
 from openvla_ros.core.rotation import rotate_by_quaternion
+from openvla_ros.evaluation.recorded_pose import PoseSource
 from openvla_ros.evaluation.recording import Track
-
-NEAR_S = 0.05
-"""A pose this near a wanted time stands for it; further away there is a gap in the recording."""
 
 Vector = NDArray[np.float64]
 
@@ -33,9 +31,15 @@ class Motion:
 
 
 class RecordedMotion(Protocol):
-    """Tells what was done in the step that begins at an image."""
+    """Tells what was done in the step that begins at an image.
+
+    Attributes:
+        description: What it is, in a sentence after "compared with".
+        span_s: Time of the first and the last of what is recorded [s].
+    """
 
     description: str
+    span_s: tuple[float, float]
 
     def during(self, start_s: float, step_s: float) -> Motion | None:
         """Return the motion of [start_s, start_s + step_s), or None where it is not recorded."""
@@ -45,10 +49,12 @@ class RecordedMotion(Protocol):
 class AchievedMotion:
     """From end-effector poses: what the arm really did, as Bridge's training targets were made."""
 
-    def __init__(self, poses: Track, openings: Track | None) -> None:
-        """Take poses float64[N, 7] and, where recorded, gripper openings float64[M, 1]."""
+    def __init__(self, poses: PoseSource, openings: Track | None, source: str = '') -> None:
+        """Take the poses, where recorded gripper openings float64[M, 1], and their source."""
         self._poses, self._openings = poses, openings
-        self.description = 'the achieved motion of the end effector'
+        self.span_s = poses.span_s
+        where = f' ({source})' if source else ''
+        self.description = f'the achieved motion of the end effector{where}'
 
     def during(self, start_s: float, step_s: float) -> Motion | None:
         """Return the difference of the poses at the step's ends."""
@@ -64,12 +70,8 @@ class AchievedMotion:
 
     def pose_at(self, stamp_s: float) -> Vector | None:
         """Return position and quaternion, float64[7], at a time; None where there is a gap."""
-        stamps = self._poses.stamps_s
-        nearest = int(np.argmin(np.abs(stamps - stamp_s))) if len(stamps) else -1
-        if nearest < 0 or abs(stamps[nearest] - stamp_s) > NEAR_S:
-            return None
-        values: Vector = self._poses.values[nearest]
-        return values if abs(np.linalg.norm(values[3:]) - 1.0) < 1e-2 else None
+        pose = self._poses.at(stamp_s)
+        return None if pose is None else np.array([*pose.position_m, *pose.quaternion_xyzw])
 
 
 class CommandedTwist:
@@ -78,6 +80,7 @@ class CommandedTwist:
     def __init__(self, twists: Track, openings: Track | None) -> None:
         """Take twists float64[N, 6] in the base frame and, where recorded, openings."""
         self._twists, self._openings = twists, openings
+        self.span_s = _span_s(twists)
         self.description = 'the recorded twist commands'
 
     def during(self, start_s: float, step_s: float) -> Motion | None:
@@ -95,6 +98,7 @@ class RecordedActions:
     def __init__(self, actions: Track) -> None:
         """Take actions float64[N, 7] with the stamps of their images."""
         self._actions = actions
+        self.span_s = _span_s(actions)
         self.description = 'the recorded actions of a policy'
 
     def during(self, start_s: float, step_s: float) -> Motion | None:
@@ -122,6 +126,10 @@ def motion_of_delta(delta: EefDelta, pose: Vector | None) -> Motion | None:
         translation = rotate_by_quaternion(pose[3:], translation)
         rotation = rotate_by_quaternion(pose[3:], rotation)
     return Motion(translation, rotation, delta.gripper)
+
+
+def _span_s(track: Track) -> tuple[float, float]:
+    return float(track.stamps_s[0]), float(track.stamps_s[-1])
 
 
 def _opening(openings: Track | None, stamp_s: float) -> float:

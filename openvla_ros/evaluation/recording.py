@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from openvla_ros.core.image_encoding import (
@@ -20,12 +20,15 @@ from openvla_ros.core.image_encoding import (
     layout_refusal,
     rgb_view,
 )
+from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
+from openvla_ros.evaluation.transform_tree import StampedTransform
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 POSE_TYPE = 'geometry_msgs/msg/PoseStamped'
+TRANSFORMS_TYPE = 'tf2_msgs/msg/TFMessage'
 TWIST_TYPE = 'geometry_msgs/msg/TwistStamped'
 ACTION_TYPE = 'openvla_ros/msg/PolicyAction'
 TEXT_TYPE = 'std_msgs/msg/String'
@@ -91,18 +94,17 @@ class Recording:
             raise ConfigError(f'{self.path}: there is no such recording')
         if self.path.is_file() and (self.path.parent / 'metadata.yaml').is_file():
             self.path = self.path.parent  # somebody named the file inside the recording's folder
-        typestore = get_typestore(Stores.LATEST)
-        for name in ('PolicyAction', 'SafetyStatus'):
-            text = resource_path(f'msg/{name}.msg').read_text(encoding='utf-8')
-            typestore.register(get_types_from_msg(text, f'openvla_ros/msg/{name}'))
-        try:
-            self._reader = AnyReader([self.path], default_typestore=typestore)
-            self._reader.open()
-        except Exception as error:  # rosbags raises what the damaged file makes it raise
+        if self.path.suffix == '.bag':
             raise ConfigError(
-                f'{self.path}: cannot be read as a rosbag2 recording: '
-                f'{" ".join(str(error).split())[:200]}'
-            ) from error
+                f'{self.path}: is a recording of ROS 1, expected rosbag2; convert it: '
+                f'rosbags-convert --src {self.path} --dst {self.path.stem}'
+            )
+        try:
+            self._reader = Reader(self.path)
+            self._reader.open()
+            self._types = _typestore(self._reader.connections)
+        except Exception as error:  # rosbags raises what the damaged file makes it raise
+            raise self._unreadable(error) from error
 
     def __enter__(self) -> 'Recording':
         """Return itself."""
@@ -199,6 +201,14 @@ class Recording:
         """Return gripper openings as float64[N, 1], at the times of recording."""
         return self._track(topic, lambda m: [m.data], has_header=False)
 
+    def transforms(self, topic: str) -> list[StampedTransform]:
+        """Return the transforms of a TFMessage topic in the order of recording."""
+        return [
+            _stamped_transform(transform, at_ns)
+            for _, at_ns, message in self._timed_messages(topic)
+            for transform in message.transforms
+        ]
+
     def texts(self, topic: str) -> list[tuple[float, str]]:
         """Return (time of recording [s], text) of a String topic."""
         return [
@@ -216,8 +226,37 @@ class Recording:
 
     def _timed_messages(self, topic: str) -> Iterator[tuple[Connection, int, Any]]:
         connections = [c for c in self._reader.connections if c.topic == topic]
-        for connection, at_ns, data in self._reader.messages(connections):
-            yield connection, at_ns, self._reader.deserialize(data, connection.msgtype)
+        messages = iter(self._reader.messages(connections))
+        while True:
+            try:
+                connection, at_ns, data = next(messages)
+                message = self._types.deserialize_cdr(data, connection.msgtype)
+            except StopIteration:
+                return
+            except Exception as error:  # as above; a damaged file may open and break off later
+                raise self._unreadable(error, f' from {topic} on') from error
+            yield connection, at_ns, message
+
+    def _unreadable(self, error: Exception, where: str = '') -> ConfigError:
+        said = ' '.join(str(error).split())[:200] or type(error).__name__
+        return ConfigError(f'{self.path}: cannot be read as a rosbag2 recording{where}: {said}')
+
+
+def _typestore(connections: Sequence[Connection]) -> Any:
+    """Return the types that are read here: the standard ones, and ours as they were recorded.
+
+    Definitions of other types in the recording are not looked at: one that is incomplete or of a
+    newer kind must not stand in the way of the rest.
+    """
+    typestore = get_typestore(Stores.LATEST)
+    recorded = {
+        connection.msgtype: connection.msgdef.data
+        for connection in connections
+        if connection.msgdef.format == MessageDefinitionFormat.MSG
+    }
+    text = recorded.get(ACTION_TYPE) or resource_path('msg/PolicyAction.msg').read_text('utf-8')
+    typestore.register({ACTION_TYPE: get_types_from_msg(text, ACTION_TYPE)[ACTION_TYPE]})
+    return typestore
 
 
 def _raw_image(message: Any) -> NDArray[np.uint8]:
@@ -256,6 +295,16 @@ def _stamp_s(message: Any, at_ns: int) -> float:
 def _pose_values(message: Any) -> list[float]:
     p, q = message.pose.position, message.pose.orientation
     return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
+
+
+def _stamped_transform(message: Any, at_ns: int) -> StampedTransform:
+    p, q = message.transform.translation, message.transform.rotation
+    return StampedTransform(
+        _stamp_s(message, at_ns),
+        message.header.frame_id.lstrip('/'),
+        message.child_frame_id.lstrip('/'),
+        Pose((p.x, p.y, p.z), (q.x, q.y, q.z, q.w)),
+    )
 
 
 def _twist_values(twist: Any) -> list[float]:

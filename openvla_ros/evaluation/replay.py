@@ -24,7 +24,12 @@ from openvla_ros.core.policy import Policy
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.evaluation.displacement_agreement import Agreement, Displacements, compare
+from openvla_ros.evaluation.displacement_agreement import (
+    LEAST_SAMPLES,
+    Agreement,
+    Displacements,
+    compare,
+)
 from openvla_ros.evaluation.recorded_motion import (
     AchievedMotion,
     CommandedTwist,
@@ -33,11 +38,16 @@ from openvla_ros.evaluation.recorded_motion import (
     RecordedMotion,
     motion_of_delta,
 )
+from openvla_ros.evaluation.recorded_pose import (
+    DEFAULT_BASE_FRAME,
+    RobotFrames,
+    recorded_pose,
+    unused_transforms,
+)
 from openvla_ros.evaluation.recording import (
     ACTION_TYPE,
     IMAGE_TYPES,
     OPENING_TYPE,
-    POSE_TYPE,
     TEXT_TYPE,
     TWIST_TYPE,
     Recording,
@@ -180,13 +190,21 @@ def report(
     ):
         lines.append(f'{name:30} {"-" if value is None else format(value, ".2f")}')
     lines += [f'LOOK: {finding}' for finding in agreement.findings]
-    if not agreement.findings:
+    unchecked = [axis.name for axis in agreement.axes if axis.moving < LEAST_SAMPLES]
+    if unchecked:
+        axes = ', '.join(unchecked)
+        lines.append(f'not checked, moved in fewer than {LEAST_SAMPLES} steps: {axes}')
+    if not agreement.findings and len(unchecked) < len(agreement.axes):
         lines.append('no flipped or swapped axis, no wrong unit, no inverted gripper found')
     return '\n'.join(lines)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Replay a recording; 0 done, 1 something looks wrong, 2 it could not be done."""
+    """Replay a recording.
+
+    Returns:
+        0 done, 1 something looks wrong, 2 it could not be done or there was nothing to compare.
+    """
     options = _parser().parse_args(args)
     try:
         _default_network(options)
@@ -205,8 +223,11 @@ def _run(options: argparse.Namespace, recording: Recording, profile: DatasetProf
         options.image_topic, IMAGE_TYPES, 'camera image', _CAMERA_TOPICS
     )
     instructions = _instructions(options, recording)
-    poses = _achieved(options, recording)
-    reference = _reference(options, recording, poses)
+    frames = RobotFrames.of(
+        options.robot, options.base_frame, options.ee_frame, options.pose_topic, options.tf_topic
+    )
+    poses = _achieved(options, recording, frames)
+    reference = _reference(options, recording, frames, poses)
     backend = _backend(options)
     backend.warm_up()
     policy = Policy(backend, profile)
@@ -221,7 +242,30 @@ def _run(options: argparse.Namespace, recording: Recording, profile: DatasetProf
     print(f'{recording.path}: {image_topic}, {backend.description}')
     print(report(replayed, left_out, agreement, against))
     _write(Path(options.out), replayed, left_out, agreement)
+    if reference is not None:
+        _check_compared(recording, replayed, reference, agreement)
     return 1 if agreement is not None and agreement.findings else 0
+
+
+def _check_compared(
+    recording: Recording,
+    replayed: Sequence[Replayed],
+    reference: RecordedMotion,
+    agreement: Agreement | None,
+) -> None:
+    """Refuse to call it agreement where nothing was compared; raises ConfigError."""
+    if agreement is None:
+        raise ConfigError(
+            f'{recording.path}: nothing to compare: the {len(replayed)} images are of '
+            f'{replayed[0].stamp_s:.2f} to {replayed[-1].stamp_s:.2f} s, '
+            f'{reference.description} of {reference.span_s[0]:.2f} to {reference.span_s[1]:.2f} s '
+            'or has gaps there; do both clocks agree, and was the robot recorded throughout?'
+        )
+    if not agreement.findings and all(axis.moving < LEAST_SAMPLES for axis in agreement.axes):
+        raise ConfigError(
+            f'{recording.path}: nothing to compare: in {agreement.steps} steps no axis moves in '
+            f'{LEAST_SAMPLES} or more; record the arm moving along and about every axis'
+        )
 
 
 def _instructions(options: argparse.Namespace, recording: Recording) -> Instructions:
@@ -239,16 +283,14 @@ def _instructions(options: argparse.Namespace, recording: Recording) -> Instruct
     return Instructions(None, recording.texts(topic))
 
 
-def _achieved(options: argparse.Namespace, recording: Recording) -> AchievedMotion | None:
-    found = recording.topics((POSE_TYPE,))
-    topic = options.pose_topic or next(
-        (t for t in found if t.rsplit('/', 1)[-1] == 'ee_pose'), None
-    )
-    if topic is None:
+def _achieved(
+    options: argparse.Namespace, recording: Recording, frames: RobotFrames
+) -> AchievedMotion | None:
+    found = recorded_pose(recording, frames)
+    if found is None:
         return None
-    poses = recording.poses(recording.choose(topic, (POSE_TYPE,), 'end-effector pose'))
-    _check_frame(poses, topic, options.base_frame, recording)
-    return AchievedMotion(poses, _openings(options, recording))
+    poses, source = found
+    return AchievedMotion(poses, _openings(options, recording), source)
 
 
 def _openings(options: argparse.Namespace, recording: Recording) -> Track | None:
@@ -260,44 +302,48 @@ def _openings(options: argparse.Namespace, recording: Recording) -> Track | None
 
 
 def _reference(
-    options: argparse.Namespace, recording: Recording, poses: AchievedMotion | None
+    options: argparse.Namespace,
+    recording: Recording,
+    frames: RobotFrames,
+    poses: AchievedMotion | None,
 ) -> RecordedMotion | None:
-    """Return what to compare with: the arm's motion, else recorded commands, else nothing."""
+    """Return what to compare with: the arm's motion, else recorded commands.
+
+    None only where the user asked for no comparison.
+    """
     if options.against == 'auto':
         there = {
             'achieved': poses is not None,
             'twist': recording.topics((TWIST_TYPE,)),
             'action': recording.topics((ACTION_TYPE,)),
-            'none': True,
         }
-        kind = next(name for name, found in there.items() if found)
+        kind = next((name for name, found in there.items() if found), '')
     else:
         kind = options.against
     if kind == 'achieved':
         if poses is None:
-            raise ConfigError(f'{recording.path}: has no end-effector pose; say --pose-topic')
+            hint = unused_transforms(recording, frames) or '; say --pose-topic'
+            raise ConfigError(f'{recording.path}: has no end-effector pose{hint}')
         return poses
     if kind == 'twist':
         topic = recording.choose(
             options.command_topic, (TWIST_TYPE,), 'twist command', ('twist_cmd',)
         )
         twists = recording.twists(topic)
-        _check_frame(twists, topic, options.base_frame, recording)
+        frames.check(twists.frame_id, topic, recording)
         return CommandedTwist(twists, _openings(options, recording))
     if kind == 'action':
         topic = recording.choose(options.command_topic, (ACTION_TYPE,), 'PolicyAction')
         actions = recording.actions(topic)
-        _check_frame(actions, topic, options.base_frame, recording)
+        frames.check(actions.frame_id, topic, recording)
         return RecordedActions(actions)
-    return None
-
-
-def _check_frame(track: Track, topic: str, base_frame: str, recording: Recording) -> None:
-    if track.frame_id != base_frame:
-        raise ConfigError(
-            f'{recording.path}: {topic} is in frame {track.frame_id!r}, expected the base frame '
-            f'{base_frame!r}; if that is its name say --base-frame {track.frame_id or "NAME"}'
-        )
+    if kind == 'none':
+        return None
+    raise ConfigError(
+        f'{recording.path}: has nothing to compare with: no PoseStamped on ee_pose, no '
+        f'TwistStamped, no PolicyAction{unused_transforms(recording, frames)}; --against none '
+        'measures latency alone'
+    )
 
 
 def _default_network(options: argparse.Namespace) -> None:
@@ -415,12 +461,18 @@ def _parser() -> argparse.ArgumentParser:
     add('--pose-topic', help='topic of the end-effector pose (default: .../ee_pose)')
     add('--command-topic', help='topic of the commands for --against twist or action')
     add('--gripper-topic', help='topic of the gripper opening 0..1 (default: .../gripper_cmd)')
-    add('--base-frame', default='base_link', help="the robot's base frame (default: base_link)")
+    add('--robot', help="robot profile (name or .yaml) that names the robot's frames")
+    add(
+        '--base-frame',
+        help=f"the robot's base frame (default: the profile's, else {DEFAULT_BASE_FRAME})",
+    )
+    add('--ee-frame', help="frame of the end effector in /tf (default: the profile's)")
+    add('--tf-topic', help='topic of the transforms, where there are several (default: /tf)')
     add(
         '--against',
         choices=('auto', 'achieved', 'twist', 'action', 'none'),
         default='auto',
-        help='compare with the motion of ee_pose, with TwistStamped commands or with '
+        help='compare with the motion of ee_pose or /tf, with TwistStamped commands or with '
         'PolicyActions (default: the first of them that is there)',
     )
     add('--limit', type=int, default=100_000, help='stop after this many images')

@@ -24,6 +24,7 @@ from openvla_ros.core.inference import BackendUnavailable, PredictedAction
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, parse_norm_stats, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.remote.foreign_server import OPENPI, foreign_server
 
 UPSTREAM_IMAGE_SIZE = 224
 """Side of the input of every checkpoint that upstream's server serves [px]."""
@@ -73,7 +74,7 @@ class RemoteBackend:
 
         Raises:
             BackendUnavailable: it does not answer, or is not ready.
-            ConfigError: its statistics are not usable.
+            ConfigError: its statistics are not usable, or it is another project's server.
             UnnormKeyError: it answers and does not have the statistics of our unnorm_key.
         """
         status, body = self._exchange('GET', '/health', None, MAX_HEALTH_BYTES)
@@ -84,6 +85,9 @@ class RemoteBackend:
         if status == 200 and _is_our_health(body):
             self._read_health(body)
             return
+        foreign = foreign_server(status, self._ask)
+        if foreign is not None:
+            raise ConfigError(f'server_url {self._url}: {_not_openvla(foreign)}')
         self._detailed = False
         self.description = f"server {self._url} (speaks upstream's /act alone)"
 
@@ -166,6 +170,14 @@ class RemoteBackend:
         self.norm_stats = stats
         self.description = f'server {self._url}: {str(content.get("description", ""))[:200]}'
 
+    def _ask(self, path: str) -> tuple[int, bytes] | None:
+        if self._url.endswith('/v1'):  # as the clients of OpenAI's API write the address
+            path = path.removeprefix('/v1')
+        try:
+            return self._exchange('GET', path, None, MAX_HEALTH_BYTES)
+        except BackendUnavailable:
+            return None
+
     def _exchange(
         self, method: str, route: str, body: bytes | None, max_bytes: int
     ) -> tuple[int, bytes]:
@@ -217,11 +229,20 @@ def _checked_url(server_url: str) -> str:
         url = httpx.URL(server_url)
     except (httpx.InvalidURL, TypeError) as error:
         raise ConfigError(f'server_url: {server_url!r} is not an address: {error}') from error
+    if url.scheme in ('ws', 'wss'):
+        raise ConfigError(f'server_url {server_url!r}: {_not_openvla(OPENPI)}')
     if url.scheme not in ('http', 'https') or not url.host:
         raise ConfigError(
             f"server_url: got {server_url!r}, expected an address such as 'http://gpu-box:8000'"
         )
     return str(url).rstrip('/').removesuffix('/act')
+
+
+def _not_openvla(whose: str) -> str:
+    return (
+        f"this server is {whose}, expected one of OpenVLA's /act; run `python -m "
+        'openvla_ros.serving --model CHECKPOINT` on that machine and give its address'
+    )
 
 
 def _object(body: bytes, where: str) -> dict[str, Any]:

@@ -176,6 +176,11 @@ async def _read(http_request: Request) -> ActRequest:
         body += chunk
         if len(body) > MAX_REQUEST_BYTES:
             raise RequestRefused(413, f'request: more than {MAX_REQUEST_BYTES} bytes')
+    # A large image takes a while to decode; the event loop answers others meanwhile.
+    return await asyncio.to_thread(_parse, body)
+
+
+def _parse(body: bytearray) -> ActRequest:
     try:
         request = parse_request(bytes(body))
         # Whether letters beyond ASCII are wanted is for the client to say; upstream takes them.

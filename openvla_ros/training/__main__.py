@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.training.batches import Demonstrations
 from openvla_ros.training.cloning import Schedule, train
 from openvla_ros.training.recording import record_corrections, record_demonstrations
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record_demonstrations(
         run.data, arguments.shards, UNNORM_KEY, run.sizes.image_size, arguments.workers, _say
     )
-    run.prepare(Demonstrations(run.shards()))
+    run.prepare(_demonstrations(run, schedule))
     for number, until in enumerate(_rounds(arguments.steps, arguments.rounds)):
         if number:
             _correct(run, number, until, arguments)
@@ -39,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = run.export(arguments.out / 'checkpoint')
     _say(f'wrote {checkpoint}')
     return _evaluate(checkpoint, arguments)
+
+
+def _demonstrations(run: Run, schedule: Schedule) -> Demonstrations:
+    try:
+        data = Demonstrations(run.shards())
+        data.num_batches(schedule.batch)
+    except ConfigError as error:
+        sys.exit(f'{run.data}: {error}')
+    return data
 
 
 def _train(run: Run, schedule: Schedule, until: int, workers: int) -> None:

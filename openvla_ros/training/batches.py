@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.sim.tasks import KINDS, PHRASINGS
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
 from openvla_ros.training.sentences import SentenceWriter
@@ -51,7 +52,12 @@ class Demonstrations:
         Args:
             folders: Shards.
             repeat: How many times a pass visits the shards whose name starts with the key (1).
+
+        Raises:
+            ConfigError: there is no shard.
         """
+        if not folders:
+            raise ConfigError('got 0 shards of demonstrations, expected 1 or more; set --shards')
         self._shards: list[Frames] = list(read_shards(folders))
         weight = [
             next((n for key, n in (repeat or {}).items() if folder.name.startswith(key)), 1)
@@ -66,6 +72,19 @@ class Demonstrations:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def num_batches(self, size: int) -> int:
+        """Return how many whole batches of ``size`` images a pass has; at least one.
+
+        Raises:
+            ConfigError: there are fewer images than one batch, or ``size`` is less than 1.
+        """
+        if not 1 <= size <= len(self):
+            raise ConfigError(
+                f'got {len(self)} images for batches of {size}, expected a batch of 1 to '
+                f'{len(self)} images; record more demonstrations (--shards) or change --batch'
+            )
+        return len(self) // size
 
     def num_episodes(self) -> int:
         """Episodes recorded, over all shards."""

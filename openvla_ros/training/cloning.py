@@ -225,10 +225,13 @@ def train(
         report: Called with a line of progress.
         until: Step to stop at before the schedule's end.
         threads: Parts a batch is computed in at the same time, on a CPU.
+
+    Raises:
+        ConfigError: there are fewer images than one batch.
     """
     model = state.model.train()
     workers = Workers(threads)
-    per_epoch = len(data) // schedule.batch
+    per_epoch = data.num_batches(schedule.batch)
     losses: list[float] = []
     began, first = time.monotonic(), state.step
     last = schedule.steps if until is None else until

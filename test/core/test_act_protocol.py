@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from openvla_ros.core.act_protocol import (
     ProtocolError,
@@ -66,6 +67,55 @@ def test_a_view_that_is_not_contiguous_is_sent_in_row_order():
     assert (request.image == IMAGE[:, ::-1]).all()
 
 
+@pytest.mark.parametrize('shape', [(16, 20), (16, 20, 2), (16, 20, 3), (16, 20, 4)])
+def test_an_image_is_converted_as_upstreams_server_does(shape):
+    sent = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    request = parse_request(request_body(sent, 'go'))
+    assert (request.image == np.asarray(Image.fromarray(sent).convert('RGB'))).all()
+    assert request.image.shape == (16, 20, 3)
+
+
+def test_alpha_is_dropped_and_one_channel_is_the_brightness_of_all_three():
+    rgba = np.concatenate([IMAGE, np.zeros((16, 20, 1), np.uint8)], axis=2)
+    assert (parse_request(request_body(rgba, 'go')).image == IMAGE).all()
+    gray = IMAGE[..., :1]
+    assert (parse_request(request_body(gray, 'go')).image == np.repeat(gray, 3, axis=2)).all()
+
+
+def test_a_large_image_comes_through_whole():
+    large = np.random.default_rng(0).integers(0, 256, (2048, 3000, 3)).astype(np.uint8)
+    assert (parse_request(request_body(large, 'go')).image == large).all()
+
+
+@pytest.mark.parametrize('double_encoded', [False, True])
+def test_a_request_of_openvla_oft_is_named(double_encoded):
+    # The observation of moojink/openvla-oft, vla-scripts/deploy.py and experiments/robot/aloha.
+    image = encode_array(IMAGE)
+    content = {
+        'full_image': image,
+        'left_wrist_image': image,
+        'state': encode_array(np.zeros(14)),
+        'instruction': 'fold the shirt',
+    }
+    text = json.dumps(content)
+    body = json.dumps({'encoded': text}) if double_encoded else text
+    with pytest.raises(ProtocolError, match="left_wrist_image: this is OpenVLA-OFT's protocol"):
+        parse_request(body.encode())
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        b'[' + b'[],' * 200_000 + b'[]]',
+        json.dumps({'image': IMAGE.tolist() * 200, 'instruction': 'go'}).encode(),
+        json.dumps({'encoded': '[' + '[],' * 200_000 + '[]]'}).encode(),
+    ],
+)
+def test_a_body_of_very_many_values_is_refused_unparsed(body):
+    with pytest.raises(ProtocolError, match='values, expected 100000 at most'):
+        parse_request(body)
+
+
 def broken(**changes):
     content = {'image': encode_array(IMAGE), 'instruction': 'go', **changes}
     return json.dumps({key: value for key, value in content.items() if value is not ...}).encode()
@@ -98,7 +148,12 @@ def test_what_other_servers_are_told_is_ignored_as_upstream_does():
         (broken(image={**encode_array(IMAGE), 'shape': [2**40, 2**40, 3]}), 'got 960 bytes'),
         (broken(image={**encode_array(IMAGE), '__numpy__': '!'}), 'not base64'),
         (broken(image={**encode_array(IMAGE), '__numpy__': 3}), 'not base64'),
-        (broken(image=encode_array(IMAGE[..., 0])), r'expected uint8\[H, W, 3\]'),
+        (
+            broken(image=encode_array(IMAGE[..., 0, 0])),
+            r'got uint8\[16\], expected uint8\[H, W, 3\]',
+        ),
+        (broken(image=encode_array(np.zeros((16, 20, 5), np.uint8))), r'got uint8\[16, 20, 5\]'),
+        (broken(image=encode_array(np.zeros((8, 20), np.uint8))), 'pixels, expected sides'),
         (broken(image=encode_array(IMAGE[:3])), 'pixels, expected sides'),
     ],
 )
@@ -116,6 +171,7 @@ def test_a_request_that_is_not_one_gets_one_sentence(body, message):
         (b'"{"', 'is not JSON'),
         (b'null', 'expected an array'),
         (b'[0, 0, 0, 0, 0, 0, 0]', 'expected an array'),
+        (json.dumps([encode_array(np.zeros(7))] * 8).encode(), '8 arrays.*server of OpenVLA-OFT'),
         (b' ' * 70_000, 'bytes, expected'),
         (b'{"__numpy__": NaN}', 'is not JSON'),
         (json.dumps(encode_array(np.full(7, np.nan))).encode(), 'expected finite'),

@@ -94,6 +94,16 @@ def test_a_server_that_is_not_there_yet_is_waited_for(monkeypatch):
     assert said.count('WARMING_UP') == 2  # a state that flickers would fill the log
 
 
+def test_a_server_of_another_project_is_not_waited_for():
+    class ForeignServer(Backend):
+        def warm_up(self):
+            raise ConfigError("server_url http://x: this server is vLLM's")
+
+    refusal = refused(ForeignServer())
+    assert (refusal.code, refusal.exit_code) == ('MODEL_REFUSED', 2)
+    assert "this server is vLLM's" in str(refusal)
+
+
 def test_waiting_for_a_server_ends_with_the_node():
     closing = threading.Event()
     closing.set()

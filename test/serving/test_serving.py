@@ -8,14 +8,21 @@ import urllib.request
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
-from openvla_ros.core.act_protocol import encode_array, parse_reply, request_body
+from openvla_ros.core.act_protocol import (
+    encode_array,
+    parse_reply,
+    parse_request,
+    request_body,
+)
 from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.inference import BackendUnavailable, PredictedAction
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.remote.backend import RemoteBackend
+from openvla_ros.serving import app as app_module
 from openvla_ros.serving.app import create_app
 
 IMAGE = np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3)
@@ -162,6 +169,44 @@ def test_a_failing_network_is_an_error_and_the_next_request_works(server, state)
     assert 'CUDA says no' in headers['x-error']
     del state['error']
     assert post(server.url + '/act', request_body(IMAGE, 'go', 'arm_a'))[0] == 200
+
+
+def test_health_answers_while_a_body_is_parsed(server, monkeypatch):
+    parsing, parsed = threading.Event(), threading.Event()
+
+    def slow_parse(body):
+        parsing.set()
+        assert parsed.wait(20)
+        return parse_request(body)
+
+    monkeypatch.setattr(app_module, 'parse_request', slow_parse)
+    replies = []
+    body = request_body(IMAGE, 'go', 'arm_a')
+    asker = threading.Thread(target=lambda: replies.append(post(server.url + '/act', body)[0]))
+    asker.start()
+    try:
+        assert parsing.wait(10)
+        with urllib.request.urlopen(server.url + '/health', timeout=5) as health:
+            assert json.loads(health.read())['status'] == 'ready'
+    finally:
+        parsed.set()
+        asker.join(20)
+    assert replies == [200]
+
+
+def test_a_gray_or_rgba_image_is_acted_on(server):
+    gray = np.full((24, 32), 7, np.uint8)
+    status, _, reply = post(server.url + '/act', request_body(gray, 'go', 'arm_a'))
+    assert status == 200
+    assert parse_reply(reply)[:3].tolist() == [7.0, 7.0, 7.0]
+    rgba = np.concatenate([IMAGE, IMAGE[..., :1]], axis=2)
+    status, _, reply = post(server.url + '/predict', request_body(rgba, 'go', 'arm_a'))
+    assert status == 200
+    assert (parse_reply(_action(reply)) == expected_action('go', 0)).all()
+
+
+def _action(reply):
+    return json.dumps(json.loads(reply)['action']).encode()
 
 
 def test_a_queue_never_grows(server, state):
@@ -313,6 +358,74 @@ def test_an_answer_that_is_not_an_action_never_becomes_one(reply, sentence):
         backend.warm_up()
         with pytest.raises(BackendUnavailable, match=sentence):
             backend.predict(IMAGE, 'go')
+
+
+class DeployedPolicy:
+    """A handler of each name that `vla-scripts/deploy.py` has: OpenVLA's and OpenVLA-OFT's."""
+
+    def predict_action(self, payload: dict) -> str:
+        return 'error'
+
+    def get_server_action(self, payload: dict) -> str:
+        return 'error'
+
+
+def deployed(handler):
+    app = FastAPI()
+    app.post('/act')(getattr(DeployedPolicy(), handler))
+    return app
+
+
+def models_of(owner):
+    listed = {'object': 'list', 'data': [{'id': 'x', 'object': 'model', 'owned_by': owner}]}
+    return foreign_app({'/health': (200, b''), '/v1/models': (200, json.dumps(listed).encode())})
+
+
+def openpi_like(healthz):
+    # What websockets 17.4, openpi's server, answers to a GET without an upgrade: 426.
+    said = b'Failed to open a WebSocket connection: missing Connection header.\n'
+    paths = dict.fromkeys(('/health', '/act', '/openapi.json', '/v1/models'), (426, said))
+    return foreign_app({**paths, '/healthz': healthz})
+
+
+@pytest.mark.parametrize(
+    ('app', 'whose'),
+    [
+        (deployed('get_server_action'), "this server is OpenVLA-OFT's"),
+        (models_of('vllm'), "this server is vLLM's"),
+        (models_of('sglang'), "this server is one of OpenAI's API"),
+        (openpi_like((200, b'OK\n')), "this server is openpi's"),
+        (openpi_like((426, b'')), 'this server is a websocket server'),
+    ],
+)
+def test_a_server_of_another_project_is_refused_by_name(app, whose):
+    with Server(app, free_port()) as running:
+        with pytest.raises(ConfigError) as refusal:
+            RemoteBackend(running.url, 'bridge_orig').warm_up()
+        assert str(refusal.value).startswith(f'server_url {running.url}: {whose}')
+        assert 'python -m openvla_ros.serving' in str(refusal.value)
+
+
+def test_vllm_is_named_at_the_address_its_clients_use():
+    with (
+        Server(models_of('vllm'), free_port()) as running,
+        pytest.raises(ConfigError, match="this server is vLLM's"),
+    ):
+        RemoteBackend(running.url + '/v1', 'bridge_orig').warm_up()
+
+
+def test_upstreams_own_server_is_not_taken_for_another():
+    with Server(deployed('predict_action'), free_port()) as running:
+        backend = RemoteBackend(running.url, 'bridge_orig')
+        backend.warm_up()
+        assert "speaks upstream's /act alone" in backend.description
+
+
+def test_a_websocket_address_is_openpis():
+    with pytest.raises(
+        ConfigError, match="server_url 'ws://gpu-box:8000': this server is openpi's"
+    ):
+        RemoteBackend('ws://gpu-box:8000', 'bridge_orig')
 
 
 @pytest.mark.parametrize('url', ['gpu-box:8000', 'ftp://gpu', '', 'http://', 'file:///etc/passwd'])

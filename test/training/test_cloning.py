@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.training.__main__ import main
 from openvla_ros.training.batches import Demonstrations
 from openvla_ros.training.cloning import Schedule, make_optimizers, train
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, write_shard
@@ -48,6 +50,31 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(run):
     assert resumed.step == whole.step == 8
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict())
     torch.testing.assert_close(resumed.average, whole.average)
+
+
+@pytest.mark.parametrize('size', ['13', '0', '-1'])
+def test_fewer_images_than_a_batch_is_one_sentence_before_anything_is_trained(run, size):
+    arguments = ['--out', str(run.folder), '--shards', '0', '--batch', size]
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    sentence = str(end.value)
+    assert f'got 12 images for batches of {size}, expected a batch of 1 to 12' in sentence
+    assert '\n' not in sentence
+    assert not run.state_path.exists()
+
+
+def test_no_demonstrations_at_all_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit, match='got 0 shards of demonstrations'):
+        main(['--out', str(tmp_path), '--shards', '0'])
+
+
+def test_training_itself_refuses_a_batch_larger_than_the_data(run):
+    schedule = Schedule(steps=8, batch=13, sentences=2, find=1)
+    with pytest.raises(ConfigError, match='got 12 images for batches of 13'):
+        train(
+            run.state(schedule), Demonstrations(run.shards()), run.writer(),
+            SIZES.preprocessor_config(), schedule, run.state_path, lambda _: None, threads=1,
+        )  # fmt: skip
 
 
 def test_every_parameter_is_updated_by_exactly_one_optimizer(run):
