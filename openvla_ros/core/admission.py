@@ -33,6 +33,16 @@ REFUSALS = {
     'CLOCK_JUMP': 'ROS time jumped, 3 fresh actions are needed',
 }
 
+
+def frame_refusal(frame_id: str, profile: RobotProfile) -> str:
+    """Say which frame an action had, which ones it may have, and what to do."""
+    return (
+        f'their frame is {frame_id[:80]!r}, expected {profile.base_frame!r} or '
+        f'{profile.ee_frame!r}: start policy_node with the robot profile of this controller '
+        f'(robot {profile.name!r})'
+    )
+
+
 HEARD_S = 1.0  # a source is alive if it was heard within this time
 FLOOD_MESSAGES = 50  # more than this within one second is a flood
 RATE_FACTOR = 2.0  # times the policy rate 1 / step_s may be accepted on average
