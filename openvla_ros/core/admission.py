@@ -33,6 +33,13 @@ REFUSALS = {
     'CLOCK_JUMP': 'ROS time jumped, 3 fresh actions are needed',
 }
 
+HEARD_S = 1.0  # a source is alive if it was heard within this time
+FLOOD_MESSAGES = 50  # more than this within one second is a flood
+RATE_FACTOR = 2.0  # times the policy rate 1 / step_s may be accepted on average
+RATE_BURST = 2.0  # actions that may come at once
+VALID_NEEDED = 3  # valid actions before arming and after a clock jump
+_SOURCES_KEPT = 8
+
 
 def frame_refusal(frame_id: str, profile: RobotProfile) -> str:
     """Say which frame an action had, which ones it may have, and what to do."""
@@ -41,14 +48,6 @@ def frame_refusal(frame_id: str, profile: RobotProfile) -> str:
         f'{profile.ee_frame!r}: start policy_node with the robot profile of this controller '
         f'(robot {profile.name!r})'
     )
-
-
-HEARD_S = 1.0  # a source is alive if it was heard within this time
-FLOOD_MESSAGES = 50  # more than this within one second is a flood
-RATE_FACTOR = 2.0  # times the policy rate 1 / step_s may be accepted on average
-RATE_BURST = 2.0  # actions that may come at once
-VALID_NEEDED = 3  # valid actions before arming and after a clock jump
-_SOURCES_KEPT = 8
 
 
 @dataclass(frozen=True)

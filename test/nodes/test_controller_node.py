@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
+from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.safety_state import State
 from openvla_ros.msg import PolicyAction
@@ -119,6 +121,22 @@ def test_a_pose_in_another_frame_is_refused_and_the_status_says_so(node):
     node._on_pose(message)
     status = node._clamp.step(1.0, 1.0).status
     assert "its frame is 'map', expected 'base_link'" in status.sentence
+
+
+def test_a_pose_from_tf_is_fresh_in_the_tick_that_looked_it_up(node):
+    here = Pose((0.25, 0.0, 0.15), (0.0, 0.0, 0.0, 1.0))
+    node._tf = SimpleNamespace(newest=lambda: (here, node._ros_now_s()), failure='')
+    node._status_publisher = Sent()
+    node._tick()
+    assert {'NO_POSE', 'POSE_STALE'}.isdisjoint(node._status_publisher[-1].reasons)
+
+
+def test_a_transform_that_is_missing_is_in_the_status(node):
+    why = "TF does not have 'ee_link' in 'base_link': not connected"
+    node._tf = SimpleNamespace(newest=lambda: None, failure=why)
+    node._status_publisher = Sent()
+    node._tick()
+    assert f'poses are refused because {why}' in node._status_publisher[-1].sentence
 
 
 def test_an_action_in_another_frame_is_logged_with_both_frames(node, monkeypatch):
