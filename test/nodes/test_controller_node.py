@@ -142,7 +142,7 @@ def test_a_transform_that_is_missing_is_in_the_status(node):
 def test_an_action_in_another_frame_is_logged_with_both_frames(node, monkeypatch):
     logged = []
     monkeypatch.setattr(node, '_log_throttled', lambda text, now_s: logged.append(text))
-    message = PolicyAction(step_s=0.2)
+    message = PolicyAction(step_s=0.2, source_id='a policy')
     message.header.frame_id = 'camera'
     node._on_action(message, {})
     assert logged == [
