@@ -143,6 +143,7 @@ def _policy_arguments(case: Case, arguments: argparse.Namespace, file: Path) -> 
     if case.backend == 'sleep':
         yield from ('--sleep-s', str(arguments.sleep_s))
     parameters: dict[str, Any] = {
+        'robot': 'sim',
         'unnorm_key': UNNORM_KEY,
         'rate_hz': arguments.policy_hz,
         'allow_slow': 'true',

@@ -30,7 +30,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
 from std_srvs.srv import SetBool
 
-from openvla_ros.core.resources import resource_path
+from openvla_ros.core.launch_plan import demo_plan
+from openvla_ros.core.resources import resource_path, share_directory
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import seconds_from_time
 from openvla_ros.nodes.marker_conversions import twist_vector
@@ -193,26 +194,20 @@ class Demo:
 
     def _start(self, instruction: str) -> None:
         checkpoint = self.arguments.checkpoint or _shipped_checkpoint()
-        sim = ['-p', f'seed:={self.arguments.seed}']
+        given = {'checkpoint': str(checkpoint), 'seed': str(self.arguments.seed)}
+        plan = demo_plan(given, share_directory(), installed=lambda _: False)
+        plan = plan.with_parameters('marker_node', overlay_rate_hz=5.0, markers_rate_hz=1.0)
         if understand(instruction):
-            sim += ['-p', f'instruction:={json.dumps(instruction)}']
+            plan = plan.with_parameters('sim_node', instruction=instruction)
         else:
             print('the simulation knows no such task: nobody can judge its success')
-        policy = ['-p', f'checkpoint:={checkpoint}', '-p', 'unnorm_key:=openvla_ros_demo']
-        policy += ['-p', 'allow_slow:=true']  # nobody is hurt by an arm that stops and goes here
-        ros_args = {
-            'sim_node': sim,
-            'controller_node': ['-p', 'robot:=sim'],
-            'policy_node': policy,
-            'marker_node': [
-                *('-p', 'overlay_rate_hz:=5.0', '-p', 'markers_rate_hz:=1.0'),
-                *('-r', 'camera/pose:=sim_node/camera_pose'),
-            ],
-        }
         self.arguments.out.mkdir(parents=True, exist_ok=True)
-        print(f'starting {", ".join(ros_args)} (checkpoint {checkpoint})')
-        for name, args in ros_args.items():
-            self.processes[name] = NodeProcess(name, args, self.arguments.out)
+        names = [process.executable for process in plan.processes]
+        print(f'starting {", ".join(names)} (checkpoint {checkpoint})')
+        os.environ.update(plan.environment)
+        for process in plan.processes:
+            name = process.executable
+            self.processes[name] = NodeProcess(name, process.ros_arguments(), self.arguments.out)
 
     def _arm(self) -> None:
         """Arm as an operator would: look, then call the service."""

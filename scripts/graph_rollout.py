@@ -145,6 +145,7 @@ class Graph:
         self._executor.add_node(self._operator)
         policy = {
             **({} if checkpoint is None else {'checkpoint': checkpoint}),
+            'robot': 'sim',
             'unnorm_key': UNNORM_KEY,
             'dtype': 'bfloat16',
             'quantization': 'none',

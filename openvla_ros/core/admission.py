@@ -41,6 +41,15 @@ VALID_NEEDED = 3  # valid actions before arming and after a clock jump
 _SOURCES_KEPT = 8
 
 
+def frame_refusal(frame_id: str, profile: RobotProfile) -> str:
+    """Say which frame an action had, which ones it may have, and what to do."""
+    return (
+        f'their frame is {frame_id[:80]!r}, expected {profile.base_frame!r} or '
+        f'{profile.ee_frame!r}: start policy_node with the robot profile of this controller '
+        f'(robot {profile.name!r})'
+    )
+
+
 @dataclass(frozen=True)
 class ActionInput:
     """One action as the controller receives it.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.core import unit_quaternion
-from openvla_ros.core.admission import ActionInput, Admission
-from openvla_ros.core.clamp_status import ClampStatus
+from openvla_ros.core.admission import REFUSALS, ActionInput, Admission, frame_refusal
+from openvla_ros.core.clamp_status import ClampStatus, causes_in_words
 from openvla_ros.core.displacement_budget import DisplacementBudget
 from openvla_ros.core.gripper import GripperFilter
 from openvla_ros.core.pose_tracker import Pose, PoseTracker
@@ -114,6 +114,8 @@ class Clamp:
         self._rejected_view: tuple[tuple[str, ...], tuple[int, ...]] = ((), ())
         self._refused_in_a_row = 0
         self._last_refusal = ''
+        self._refused_frame = ''
+        self._policy_note = ''
         self._ticks = 0
         self._overruns = 0
 
@@ -134,6 +136,7 @@ class Clamp:
         """
         refusal = self._admit(action, now_s, ros_now_s)
         if refusal:
+            self._refused_frame = action.frame_id
             self._count_refusal(refusal, now_s)
             return Verdict(False, refusal)
         self._execute(action, now_s)
@@ -150,6 +153,10 @@ class Clamp:
     def refuse_pose(self, why: str) -> None:
         """Note why the caller did not pass a pose on, for the status."""
         self._pose.refuse(why)
+
+    def note_policy(self, why: str) -> None:
+        """Note why no action may come, for the sentences about arming; '' if nothing is known."""
+        self._policy_note = why
 
     def heartbeat(self, engaged: bool, *, now_s: float) -> None:
         """Take one e-stop heartbeat; ``engaged`` stops and latches at once."""
@@ -170,7 +177,10 @@ class Clamp:
             return Reply(False, f'refused: {self.state.name} is latched, call ~/reset first')
         blockers = self._arming_blockers(now_s)
         if blockers:
-            return Reply(False, 'refused: ' + '; '.join(REASONS[code] for code in blockers))
+            words = causes_in_words(
+                blockers, self.refusal_sentence(), self._pose.refusal, self._policy_note
+            )
+            return Reply(False, f'refused: {"; ".join(words)}')
         self._armed_source = self._admission.sources(now_s)[0]
         self._budget.clear()
         self._pose.settle()
@@ -428,12 +438,19 @@ class Clamp:
         self._rejected[code] = self._rejected.get(code, 0) + 1
         self._rejected_view = (tuple(self._rejected), tuple(self._rejected.values()))
         if code in ('NOT_ARMED', 'LATCHED'):
+            self._last_refusal = ''  # the action itself is as it should be
             return
         self._last_refusal = code
         if self.state in ARMED and code != 'RATE':
             self._refused_in_a_row += 1
             if self._refused_in_a_row > self.profile.actions.max_refused_in_a_row:
                 self.fault('FAULT_REFUSALS', now_s)
+
+    def refusal_sentence(self) -> str:
+        """Return why actions are refused; '' if the latest was not."""
+        if self._last_refusal == 'FRAME':
+            return frame_refusal(self._refused_frame, self.profile)
+        return REFUSALS.get(self._last_refusal, '')
 
     # States ------------------------------------------------------------------------------------
 
@@ -453,17 +470,15 @@ class Clamp:
             self._budget.keep_ramp(self._v, self._w, *self._changes[state])
 
     def _arming_blockers(self, now_s: float) -> list[str]:
-        """Return every reason why arming would be refused now."""
+        """Return every reason why arming would be refused now, in the order one sees to them.
+
+        The policy's come first: it wants an instruction and an image, and says which is missing.
+        """
         if self._shut_down:
             return ['SHUTDOWN']
         blockers = []
         if not self._at_rest():
             blockers.append('MOVING')
-        blockers += self._pose_blockers(now_s)
-        if self._estop_engaged:
-            blockers.append('ESTOP_ENGAGED')
-        elif self.profile.estop.required and not self._estop_alive(now_s):
-            blockers.append('NO_ESTOP')
         sources = self._admission.sources(now_s)
         if not sources:
             blockers.append('NO_POLICY')
@@ -471,6 +486,11 @@ class Clamp:
             blockers.append('TWO_POLICIES')
         elif not self._admission.enough_valid(now_s):
             blockers.append('FEW_ACTIONS')
+        blockers += self._pose_blockers(now_s)
+        if self._estop_engaged:
+            blockers.append('ESTOP_ENGAGED')
+        elif self.profile.estop.required and not self._estop_alive(now_s):
+            blockers.append('NO_ESTOP')
         return blockers
 
     def _pose_blockers(self, now_s: float) -> list[str]:
@@ -602,6 +622,8 @@ class Clamp:
             box_hi_m=workspace.box_hi,
             missed=self._admission.missed,
             last_refusal=self._last_refusal,
+            refusal_sentence=self.refusal_sentence(),
+            policy_note=self._policy_note,
             pose_refusal=self._pose.refusal,
             stop_time_s=self.profile.stop_time_s(self._step_s),
         )

@@ -1,8 +1,8 @@
 """What the clamp reports every tick, and the sentence that answers "why is it not moving?"."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from openvla_ros.core.admission import REFUSALS
 from openvla_ros.core.safety_state import REASONS, State
 from openvla_ros.core.vector3 import Vector3
 
@@ -40,6 +40,8 @@ class ClampStatus(NamedTuple):
     box_hi_m: Vector3
     missed: int  # actions of the policy that never arrived, by their sequence numbers
     last_refusal: str  # code of the latest refusal while nothing is accepted; '' otherwise
+    refusal_sentence: str  # why the latest action was refused; '' if it was not
+    policy_note: str  # why no action may come, as the policy says it; '' if nothing is known
     pose_refusal: str  # why the latest pose was not believed; '' if it was
     stop_time_s: float  # from the last accepted action to zero [s]
 
@@ -49,8 +51,29 @@ class ClampStatus(NamedTuple):
         return f'{_opening(self)}{_ages(self)}.{_advice(self)}'
 
 
+def causes_in_words(
+    reasons: Sequence[str], refusal_sentence: str, pose_refusal: str, policy_note: str
+) -> list[str]:
+    """Return what each reason means, and what is known of why actions and poses do not come.
+
+    Args:
+        reasons: Codes of `safety_state.REASONS`.
+        refusal_sentence: Why actions are refused; '' if they are not.
+        pose_refusal: Why poses are refused; '' if they are not.
+        policy_note: What the policy says; it goes with NO_POLICY only.
+    """
+    words = [REASONS.get(code, code) for code in reasons]
+    if policy_note and 'NO_POLICY' in reasons:
+        words[list(reasons).index('NO_POLICY')] += f' ({policy_note})'
+    if refusal_sentence:
+        words.append(f'actions are refused because {refusal_sentence}')
+    if pose_refusal:
+        words.append(f'poses are refused because {pose_refusal}')
+    return words
+
+
 def _opening(status: ClampStatus) -> str:
-    first, *rest = [REASONS.get(code, code) for code in status.reasons]
+    first, *rest = causes_in_words(status.reasons, '', '', status.policy_note)
     name = status.state.name
     if status.mode == 'shadow':
         name += ' (shadow: nothing is sent)'
@@ -66,11 +89,8 @@ def _opening(status: ClampStatus) -> str:
     if rest:
         prefix = 'arming would be refused' if status.state == State.DISARMED else 'also'
         text += f'; {prefix}: {"; ".join(rest)}'
-    if status.last_refusal:
-        text += f'; actions are refused because {REFUSALS[status.last_refusal]}'
-    if status.pose_refusal:
-        text += f'; poses are refused because {status.pose_refusal}'
-    return text
+    causes = causes_in_words((), status.refusal_sentence, status.pose_refusal, '')
+    return '; '.join([text, *causes])
 
 
 def _ages(status: ClampStatus) -> str:

@@ -37,7 +37,7 @@ REASONS = {
     'POSE_STALE': 'the end-effector pose is too old',
     'POSE_JUMPED': 'the end-effector pose has just jumped',
     'OUTSIDE_BOX': 'the end effector is outside its workspace',
-    'NO_ESTOP': 'no e-stop heartbeat arrives',
+    'NO_ESTOP': 'no e-stop heartbeat arrives (std_msgs/Bool false on estop, 10 Hz or more)',
     'ESTOP_ENGAGED': 'the e-stop is engaged',
     'NO_POLICY': 'no policy is publishing actions',
     'TWO_POLICIES': 'more than one policy is publishing actions',

@@ -31,11 +31,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Bool, Float64
+from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from openvla_ros.core.clamp import Clamp, ClampOutput
 from openvla_ros.core.clamp_status import ClampStatus
+from openvla_ros.core.robot_frames import refuse_other_frames
 from openvla_ros.core.robot_profile import RobotProfile, load_robot_profile
 from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.core.strict_config import ConfigError
@@ -52,6 +53,7 @@ from openvla_ros.nodes.conversions import (
     twist_stamped,
 )
 from openvla_ros.nodes.parameters import declare, parameter, sections_for_other_nodes
+from openvla_ros.nodes.policy_report import without_figures
 from openvla_ros.nodes.rclpy_compat import (
     PublisherEventCallbacks,
     SubscriptionEventCallbacks,
@@ -68,6 +70,7 @@ NOT_A_SAFETY_FUNCTION = (
     'commands stay away for 0.1 s, and a hardware e-stop.'
 )
 _ACTION_TOPIC = 'policy_node/action'
+_POLICY_STATUS_TOPIC = 'policy_node/status'
 _ESTOP_TOPIC = 'estop'
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Matches reliable and best-effort publishers alike; a lost pose is followed by the next one.
@@ -97,8 +100,12 @@ class ControllerParameters:
         False,
         description='true: run everything but send nothing to the robot, even if mode is active',
     )
-    base_frame: str = parameter('', description="the robot's base frame; '' for the profile's")
-    ee_frame: str = parameter('', description="its end-effector frame; '' for the profile's")
+    base_frame: str = parameter(
+        '', description="the robot's base frame; '' for the profile's, another name is refused"
+    )
+    ee_frame: str = parameter(
+        '', description="its end-effector frame; '' for the profile's, another name is refused"
+    )
 
 
 class ControllerNode(Node):
@@ -126,6 +133,7 @@ class ControllerNode(Node):
         self._mismatch: dict[str, str] = {}
         self._told_gid = True
         self._callback_errors = 0
+        self._policy_status = ''
         self._tf: Any = None
         self._gripper_action: Any = None
         self._create_outputs()
@@ -155,6 +163,14 @@ class ControllerNode(Node):
     def _create_inputs(self) -> None:
         self._subscribe(PolicyAction, _ACTION_TOPIC, with_message_info(self._on_action), _NEWEST)
         self._subscribe(Bool, _ESTOP_TOPIC, self._on_estop, _EVERY)
+        # For sentences only: a publisher with another QoS is nothing to warn of.
+        self.create_subscription(
+            String,
+            _POLICY_STATUS_TOPIC,
+            self._on_policy_status,
+            _LATCHED,
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+        )
         if self.profile.pose.source == 'topic':
             self._subscribe(PoseStamped, 'ee_pose', self._on_pose, _NEWEST_ANY)
         elif self.profile.pose.source == 'tf':
@@ -213,7 +229,27 @@ class ControllerNode(Node):
             action = action_input_from_message(message, gid)
             verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=self._ros_now_s())
             if not verdict.accepted and verdict.reason not in ('NOT_ARMED', 'LATCHED'):
-                self._log_throttled(f'refused an action: {verdict.reason}', now_s)
+                why = f'{verdict.reason}, {self._clamp.refusal_sentence()}'
+                self._log_throttled(f'refused an action: {why}', now_s)
+
+    def _on_policy_status(self, message: String) -> None:
+        with self._guard('policy status'):
+            # Anybody may publish there, and it ends up on an operator's terminal.
+            text = ''.join(c if c.isprintable() else ' ' for c in message.data[:300])
+            self._policy_status = without_figures(text)
+            self._tell_clamp_of_policy()
+
+    def _tell_clamp_of_policy(self) -> None:
+        """Say why no action may come; nothing but sentences for the operator depends on it."""
+        if not self.count_publishers(_ACTION_TOPIC):
+            topic = self.resolve_topic_name(_ACTION_TOPIC)
+            self._clamp.note_policy(f'{topic} has no publishers; start policy_node')
+        elif not self.count_publishers(_POLICY_STATUS_TOPIC) or self._policy_status.startswith(
+            'READY'
+        ):
+            self._clamp.note_policy('')
+        else:
+            self._clamp.note_policy(f'policy_node says {self._policy_status}')
 
     def _on_pose(self, message: PoseStamped) -> None:
         with self._guard('pose'):
@@ -237,6 +273,7 @@ class ControllerNode(Node):
 
     def _on_arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._guard('arm'):
+            self._tell_clamp_of_policy()
             now_s = time.monotonic()
             reply = self._clamp.arm(now_s) if request.data else self._clamp.disarm(now_s)
             response.success, response.message = reply.ok, reply.sentence
@@ -285,7 +322,7 @@ class ControllerNode(Node):
         output: ClampOutput | None = None
         with self._guard('tick', publish_zero=True):
             if self._tf is not None:
-                self._look_up_pose()
+                self._look_up_pose(started_s)
             if self._stop_requested:
                 self._clamp.shutdown(started_s)
             output = self._clamp.step(started_s, self._ros_now_s())
@@ -299,13 +336,14 @@ class ControllerNode(Node):
         self._last_tick_s = started_s
         self._costs_s.append(time.monotonic() - started_s)
 
-    def _look_up_pose(self) -> None:
+    def _look_up_pose(self, now_s: float) -> None:
         found = self._tf.newest()
+        if self._tf.failure:
+            self._clamp.refuse_pose(self._tf.failure)
         if found is not None:
             pose, stamp_s = found
-            self._clamp.set_pose(
-                pose, stamp_s=stamp_s, now_s=time.monotonic(), ros_now_s=self._ros_now_s()
-            )
+            # The tick's own time: a pose received after it would be one from the future.
+            self._clamp.set_pose(pose, stamp_s=stamp_s, now_s=now_s, ros_now_s=self._ros_now_s())
 
     def _publish_commands(self, output: ClampOutput) -> None:
         if not self._active:
@@ -336,6 +374,7 @@ class ControllerNode(Node):
                 safety_status_message(status, self._notes(), self.profile.base_frame, stamp)
             )
         if changed or now_s >= self._diagnostics_due_s:
+            self._tell_clamp_of_policy()
             self._diagnostics_due_s = now_s + _DIAGNOSTICS_PERIOD_S
             self._publish_diagnostics(status)
 
@@ -490,17 +529,8 @@ def _protect_process() -> None:
 
 def _profile(parameters: ControllerParameters) -> RobotProfile:
     profile = load_robot_profile(parameters.robot)
-    changes: dict[str, str] = {}
-    if parameters.shadow:
-        changes['mode'] = 'shadow'
-    if parameters.base_frame:
-        changes['base_frame'] = parameters.base_frame
-    if parameters.ee_frame:
-        changes['ee_frame'] = parameters.ee_frame
-    try:
-        return replace(profile, **changes)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ConfigError(f'parameters of controller_node: {error}') from error
+    refuse_other_frames(profile, parameters.base_frame, parameters.ee_frame)
+    return replace(profile, mode='shadow') if parameters.shadow else profile
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

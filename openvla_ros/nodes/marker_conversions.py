@@ -27,15 +27,27 @@ def twist_vector(twist: Twist) -> NDArray[np.float64]:
 
 
 def pose_view(pose: Pose) -> PoseView:
-    """Return a pose as the pictures take it."""
-    return PoseView(np.array(pose.position_m), np.array(pose.quaternion_xyzw))
+    """Return a pose as the pictures take it.
+
+    Raises:
+        ValueError: it is not finite, or its quaternion is not of unit length (a driver that
+            fills in no orientation sends zeros).
+    """
+    position_m, quaternion = np.array(pose.position_m), np.array(pose.quaternion_xyzw)
+    length = float(np.linalg.norm(quaternion))
+    if not np.isfinite(position_m).all() or not abs(length - 1.0) < 1e-2:
+        raise ValueError(
+            f'position {position_m.tolist()} m, quaternion of length {length:.3g}; expected '
+            'finite numbers and length 1'
+        )
+    return PoseView(position_m, quaternion)
 
 
 def safety_view_from_message(message: SafetyStatus) -> SafetyView:
     """Return what a picture shows of the controller's status."""
     commanded = twist_vector(message.commanded)
     return SafetyView(
-        state=State(message.state).name,
+        state=_state_name(message.state),
         sentence=message.sentence[:300],
         linear_mps=commanded[:3],
         angular_radps=commanded[3:],
@@ -45,6 +57,11 @@ def safety_view_from_message(message: SafetyStatus) -> SafetyView:
         box_hi_m=np.array(message.box_hi_m, np.float64),
         frame_id=message.header.frame_id,
     )
+
+
+def _state_name(number: int) -> str:
+    """Return the name of a state; a controller newer than this package may have more of them."""
+    return State(number).name if number in set(State) else f'UNKNOWN STATE {number}'
 
 
 def camera_projection_from_messages(info: CameraInfo, pose: Pose) -> CameraProjection:

@@ -74,6 +74,8 @@ class PolicyNode(Node):
         self.profile = load_dataset_profile(
             parameters.unnorm_key, parameters.dataset_directory or None
         )
+        frames = parameters.frames()
+        self._frame_id = frames.base if self.profile.frame == 'base' else frames.ee
         self.stop_requested = False
         self.exit_code = 0
         self._gate = PolicyGate(
@@ -92,7 +94,7 @@ class PolicyNode(Node):
         self._geometry: tuple[int, int, str] | None = None
         self._publishers_said = 1
         self._outputs = PolicyOutputs(
-            self, frame_id=self._frame_id(), unnorm_key=parameters.unnorm_key
+            self, frame_id=self._frame_id, unnorm_key=parameters.unnorm_key
         )
         self._says = PolicyReport(self)
         self._create_inputs()
@@ -147,7 +149,7 @@ class PolicyNode(Node):
         profile, log = self.profile, self.get_logger()
         log.info(
             f'dataset {profile.unnorm_key}: {self.policy_rate_hz:.2f} Hz, steps of '
-            f'{profile.step_s:g} s, frame {self._frame_id()!r} ({profile.frame}), rotation '
+            f'{profile.step_s:g} s, frame {self._frame_id!r} ({profile.frame}), rotation '
             f'{profile.rotation}, one unit is {profile.translation_scale_m:g} m and '
             f'{profile.rotation_scale_rad:g} rad'
         )
@@ -164,10 +166,6 @@ class PolicyNode(Node):
         for name in ('image_frozen_timeout_s', 'image_blank_timeout_s', 'stuck_after'):
             if not getattr(self.parameters, name):
                 log.warning(f'{name} is 0: this check is off')
-
-    def _frame_id(self) -> str:
-        parameters = self.parameters
-        return parameters.base_frame if self.profile.frame == 'base' else parameters.ee_frame
 
     # Callbacks: check and store ----------------------------------------------------------------
 
@@ -470,8 +468,10 @@ def _offer_to_die_first() -> None:
 
 def _usage() -> str:
     return (
-        'usage: policy_node --ros-args -p unnorm_key:=KEY -p checkpoint:=FOLDER\n'
-        '       policy_node --ros-args -p unnorm_key:=KEY -p server_url:=http://HOST:8000\n\n'
+        'usage: policy_node --ros-args -p robot:=NAME_OR_YAML -p unnorm_key:=KEY '
+        '-p checkpoint:=FOLDER\n'
+        '       policy_node --ros-args -p robot:=NAME_OR_YAML -p unnorm_key:=KEY '
+        '-p server_url:=http://HOST:8000\n\n'
         'Computes actions from camera/image_raw and instruction and publishes them on ~/action;\n'
         'nothing moves without a controller_node that is armed. docs/parameters.md lists every\n'
         'parameter. This is not a certified safety function.'

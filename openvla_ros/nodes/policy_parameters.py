@@ -3,6 +3,7 @@
 import dataclasses
 
 from openvla_ros.core.image_monitor import ImageLimits
+from openvla_ros.core.robot_frames import RobotFrames, robot_frames
 from openvla_ros.nodes.parameters import parameter
 
 
@@ -76,8 +77,17 @@ class PolicyParameters:
     )
 
     # Frames
-    base_frame: str = parameter('base_link', description="name of the robot's base frame")
-    ee_frame: str = parameter('ee_link', description="name of the robot's end-effector frame")
+    robot: str = parameter(
+        '',
+        description='robot profile, the one controller_node has: a name in config/robots, or the '
+        'path of a .yaml file; its frames say in which frame an action is meant',
+    )
+    base_frame: str = parameter(
+        '', description="the robot's base frame; '' for the profile's, another name is refused"
+    )
+    ee_frame: str = parameter(
+        '', description="its end-effector frame; '' for the profile's, another name is refused"
+    )
 
     # Camera
     image_transport: str = parameter(
@@ -194,16 +204,19 @@ class PolicyParameters:
         """Refuse values that do not fit together."""
         if 0.0 < self.rate_hz < 0.1:
             raise ValueError(f'rate_hz: got {self.rate_hz}, expected 0 or at least 0.1')
-        if not (self.base_frame and self.ee_frame) or self.base_frame == self.ee_frame:
-            raise ValueError(
-                f'base_frame {self.base_frame!r} and ee_frame {self.ee_frame!r}: expected two '
-                "names, the robot's own; they say in which frame an action is meant"
-            )
         if self.server_url and self.server_timeout_s >= self.hang_timeout_s:
             raise ValueError(
                 f'server_timeout_s: got {self.server_timeout_s}, expected less than '
                 f'hang_timeout_s ({self.hang_timeout_s}), after which the node ends'
             )
+
+    def frames(self) -> RobotFrames:
+        """Return the robot's frames.
+
+        Raises:
+            ConfigError: they are not given, or contradict the profile.
+        """
+        return robot_frames(self.robot, self.base_frame, self.ee_frame)
 
     def image_limits(self) -> ImageLimits:
         """Return what the camera is judged by."""

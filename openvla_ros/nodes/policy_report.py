@@ -1,6 +1,7 @@
 """What the policy says about itself: ``~/status``, ``/diagnostics`` and lines in the log."""
 
 import contextlib
+import re
 import time
 from collections.abc import Mapping
 
@@ -34,6 +35,11 @@ _ERRORS = frozenset(
     ]
 )
 _NO_TROUBLE = frozenset([READY, 'LOADING', 'WARMING_UP', 'NO_INSTRUCTION', 'ENDED'])
+
+
+def without_figures(status: str) -> str:
+    """Return a text of ``~/status`` without the rates that `PolicyReport.publish` adds."""
+    return re.split(r'; \d+\.\d of \d', status, maxsplit=1)[0]
 
 
 class PolicyReport:

@@ -170,6 +170,32 @@ def test_arming_needs_three_valid_actions():
     assert 'fewer than 3 valid actions' in refused(rig)
 
 
+def test_what_prevents_arming_comes_in_the_order_in_which_one_sees_to_it():
+    clamp = Clamp(WITH_ESTOP)
+    clamp.step(0.0, 0.0)
+    clamp.note_policy('policy_node says NO_INSTRUCTION: waiting for an instruction')
+    sentence = clamp.arm(0.0).sentence
+    places = [
+        sentence.index(part)
+        for part in ('NO_INSTRUCTION: waiting', 'no end-effector pose', 'no e-stop heartbeat')
+    ]
+    assert places == sorted(places)
+
+
+def test_actions_in_another_frame_are_named_with_both_frames_where_arming_is_refused():
+    rig = Rig()
+    for _ in range(4):
+        assert rig.offer(frame_id='camera').reason == 'FRAME'
+        rig.run(0.2)
+    sentence = refused(rig)
+    assert 'fewer than 3 valid actions' in sentence
+    assert "their frame is 'camera', expected 'base_link' or 'ee_link'" in sentence
+    assert 'start policy_node with the robot profile' in sentence
+    # Once the policy is started with the right robot, the status does not go on complaining.
+    rig.stream(0.2)
+    assert 'their frame' not in rig.status.sentence
+
+
 def test_arming_needs_a_policy_heard_in_the_last_second():
     rig = Rig()
     rig.stream(0.6)
@@ -485,7 +511,7 @@ def test_refused_actions_are_no_sign_of_life():
         assert rig.offer(frame_id='camera').reason == 'FRAME'
         rig.run(0.2)
     assert rig.speeds[-1] == 0.0
-    assert 'frame_id is neither' in rig.status.sentence
+    assert "their frame is 'camera', expected 'base_link' or 'ee_link'" in rig.status.sentence
 
 
 def test_actions_refused_for_ten_seconds_in_a_row_are_a_fault():

@@ -188,7 +188,7 @@ class PolicyBench:
 
         ``allow_slow`` because a loaded machine may be slow while the policy measures itself.
         """
-        given = [f'unnorm_key:={KEY}', f'allow_slow:={str(allow_slow).lower()}']
+        given = ['robot:=sim', f'unnorm_key:={KEY}', f'allow_slow:={str(allow_slow).lower()}']
         flags = [part for p in (*given, *parameters) for part in ('-p', p)]
         argv = [sys.executable, str(FAKE), '--ros-args', *flags, *ros]
         return self.processes.start(name, argv, env={'FAKE_BACKEND': str(self.orders_file)})

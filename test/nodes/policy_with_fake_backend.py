@@ -1,6 +1,6 @@
 """policy_node in a process of its own, with a backend that does what a test says.
 
-    python policy_with_fake_backend.py --ros-args -p unnorm_key:=openvla_ros_demo ...
+    python policy_with_fake_backend.py --ros-args -p robot:=sim -p unnorm_key:=openvla_ros_demo ...
 
 The JSON file named by FAKE_BACKEND is read before every prediction:
     action      seven numbers (default: 10 mm along +x, gripper open), with a little noise

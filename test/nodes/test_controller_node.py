@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import yaml
 from geometry_msgs.msg import PoseStamped
 from rclpy.context import Context
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
+from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.safety_state import State
 from openvla_ros.msg import PolicyAction
@@ -121,6 +123,44 @@ def test_a_pose_in_another_frame_is_refused_and_the_status_says_so(node):
     assert "its frame is 'map', expected 'base_link'" in status.sentence
 
 
+def test_a_pose_from_tf_is_fresh_in_the_tick_that_looked_it_up(node):
+    here = Pose((0.25, 0.0, 0.15), (0.0, 0.0, 0.0, 1.0))
+    node._tf = SimpleNamespace(newest=lambda: (here, node._ros_now_s()), failure='')
+    node._status_publisher = Sent()
+    node._tick()
+    assert {'NO_POSE', 'POSE_STALE'}.isdisjoint(node._status_publisher[-1].reasons)
+
+
+def test_a_transform_that_is_missing_is_in_the_status(node):
+    why = "TF does not have 'ee_link' in 'base_link': not connected"
+    node._tf = SimpleNamespace(newest=lambda: None, failure=why)
+    node._status_publisher = Sent()
+    node._tick()
+    assert f'poses are refused because {why}' in node._status_publisher[-1].sentence
+
+
+def test_an_action_in_another_frame_is_logged_with_both_frames(node, monkeypatch):
+    logged = []
+    monkeypatch.setattr(node, '_log_throttled', lambda text, now_s: logged.append(text))
+    message = PolicyAction(step_s=0.2, source_id='a policy')
+    message.header.frame_id = 'camera'
+    node._on_action(message, {})
+    assert logged == [
+        "refused an action: FRAME, their frame is 'camera', expected 'base_link' or 'ee_link': "
+        "start policy_node with the robot profile of this controller (robot 'sim')"
+    ]
+
+
+def test_without_a_policy_arming_says_so(node):
+    response = node._on_arm(SetBool.Request(data=True), SetBool.Response())
+    assert '/policy_node/action has no publishers; start policy_node' in response.message
+
+
+def test_words_of_a_policy_are_made_fit_for_a_terminal(node):
+    node._on_policy_status(String(data='NO_IMAGE: \x1b[2J\nnothing; 0.0 of 5.0 Hz, camera'))
+    assert node._policy_status == 'NO_IMAGE:  [2J nothing'
+
+
 def test_a_qos_mismatch_is_forgotten_when_actions_arrive(node):
     node._mismatch['policy_node/action'] = 'nothing arrives'
     assert node._notes() == ('nothing arrives',)
@@ -153,7 +193,8 @@ def refusal(capfd, *parameters):
         (['robot:=simm'], "did you mean 'sim'"),
         (['robot:=sim', 'shadw:=true'], "did you mean 'shadow'"),
         (['robot:=sim', 'shadow:=1'], 'expected true or false'),
-        (['robot:=sim', 'ee_frame:=base_link'], 'must be two names'),
+        (['robot:=sim', 'ee_frame:=tool0'], "ee_frame: got 'tool0', expected 'ee_link'"),
+        (['robot:=sim', 'base_frame:=world'], "base_frame: got 'world', expected 'base_link'"),
         (['robot:=/nowhere/robot.yaml'], 'No such file'),
     ],
 )

@@ -30,7 +30,15 @@ def test_lost_images_are_said_and_the_profile_of_the_camera_prevents_them(tmp_pa
         processes.env.pop(PROFILE, None)
         policy = processes.start(
             'policy',
-            [sys.executable, str(POLICY), '--ros-args', '-p', 'unnorm_key:=openvla_ros_demo'],
+            [
+                sys.executable,
+                str(POLICY),
+                '--ros-args',
+                '-p',
+                'robot:=sim',
+                '-p',
+                'unnorm_key:=openvla_ros_demo',
+            ],
         )
         wait_for_log(policy, 'waiting for an instruction', 20.0)
         if profile is not None:

@@ -13,6 +13,7 @@ from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes.marker_conversions import (
     camera_projection_from_messages,
     marker_message,
+    pose_view,
     safety_view_from_message,
 )
 
@@ -50,3 +51,16 @@ def test_camera_info_and_pose_make_a_projection():
 def test_an_uncalibrated_camera_is_refused():
     with pytest.raises(ValueError, match='camera_info'):
         camera_projection_from_messages(CameraInfo(), Pose.of((0, 0, 1), (1, 0, 0, 0)))
+
+
+def test_a_state_of_another_version_of_the_controller_is_shown_by_its_number():
+    assert safety_view_from_message(SafetyStatus(state=77)).state == 'UNKNOWN STATE 77'
+
+
+@pytest.mark.parametrize(
+    ('position_m', 'quaternion'),
+    [((0, 0, 0), (0, 0, 0, 0)), ((0, 0, 0), (0, 0, 0, 2)), ((float('nan'), 0, 0), (0, 0, 0, 1))],
+)
+def test_a_pose_that_cannot_be_drawn_is_refused(position_m, quaternion):
+    with pytest.raises(ValueError, match='expected finite numbers and length 1'):
+        pose_view(Pose.of(position_m, quaternion))

@@ -28,7 +28,7 @@ from openvla_ros.training.tokenizer import (  # noqa: E402
 pytestmark = pytest.mark.ros
 
 # Of no interest here is how fast a machine is that runs other tests as well.
-PATIENT = ('allow_slow:=true', 'max_observation_age_s:=5.0', 'hang_timeout_s:=30.0')
+PATIENT = ('robot:=sim', 'allow_slow:=true', 'max_observation_age_s:=5.0', 'hang_timeout_s:=30.0')
 SIZES = SmallModel(56, 32, 3, 2, 32, 64, 2, 2)
 REACH = [0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0]
 

@@ -19,6 +19,8 @@ from openvla_ros.nodes import policy_node
 
 pytestmark = pytest.mark.ros
 
+ROBOT = ('-p', 'robot:=sim')
+
 
 @pytest.fixture
 def bench(tmp_path):
@@ -93,6 +95,11 @@ def test_a_latched_instruction_reaches_a_policy_that_starts_later(bench):
             [f'unnorm_key:={KEY}', 'server_url:=http://x', 'server_timeout_s:=9'],
             'server_timeout_s.*less than hang_timeout_s',
         ),
+        ([f'unnorm_key:={KEY}'], 'robot: is not set.*the robot profile that controller_node has'),
+        (
+            [f'unnorm_key:={KEY}', 'robot:=wx250s.example', 'base_frame:=base_link'],
+            "base_frame: got 'base_link', expected 'wx250s/base_link'",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_in_one_sentence(
@@ -124,7 +131,7 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_sentence(bench, orders, s
 
 
 def test_a_missing_checkpoint_is_refused_at_once(bench):
-    argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args']
+    argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args', *ROBOT]
     argv += ['-p', f'unnorm_key:={KEY}', '-p', 'checkpoint:=/nowhere/openvla']
     policy = bench.processes.start('policy', argv)
     assert policy.wait(45.0) == 2
@@ -133,7 +140,7 @@ def test_a_missing_checkpoint_is_refused_at_once(bench):
 
 
 def test_neither_checkpoint_nor_server_is_refused(bench):
-    argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args']
+    argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args', *ROBOT]
     policy = bench.processes.start('policy', [*argv, '-p', f'unnorm_key:={KEY}'])
     assert policy.wait(45.0) == 2
     assert 'exactly one' in last_line(policy)
@@ -146,7 +153,7 @@ def test_with_a_server_it_never_imports_torch_and_waits_for_the_server(bench, tm
         "print('torch' in sys.modules, file=sys.stderr, flush=True)\n"
         'os._exit(code)\n'
     )
-    argv = [sys.executable, '-c', script, '--ros-args', '-p', f'unnorm_key:={KEY}']
+    argv = [sys.executable, '-c', script, '--ros-args', *ROBOT, '-p', f'unnorm_key:={KEY}']
     policy = bench.processes.start('policy', [*argv, '-p', 'server_url:=http://127.0.0.1:9'])
     bench.wait_code('SERVER_UNAVAILABLE', 45.0)
     t_s = policy.signal(signal.SIGTERM)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from openvla_ros.core.policy_statistics import PolicyStatistics
 from openvla_ros.core.refusal import Refusal
-from openvla_ros.nodes.policy_report import PolicyReport
+from openvla_ros.nodes.policy_report import PolicyReport, without_figures
 
 REPOSITORY = Path(__file__).parents[2]
 SAYING = [
@@ -115,3 +116,12 @@ def test_every_code_the_policy_can_say_is_documented_and_no_other():
         re.findall(r'`([A-Z_]{4,})`', (REPOSITORY / 'docs' / 'policy.md').read_text())
     )
     assert said - NOT_SHOWN == documented
+
+
+def test_a_status_without_its_figures_is_code_and_sentence():
+    report = PolicyReport(recorder := Recorder())
+    state = Refusal('NO_INSTRUCTION', 'ready; waiting for an instruction')
+    report.publish(state, '', PolicyStatistics().summary(0.0, 5.0))
+    text = recorder.texts('~/status')[-1]
+    assert ' of 5.0 Hz' in text
+    assert without_figures(text) == 'NO_INSTRUCTION: ready; waiting for an instruction'

@@ -131,8 +131,13 @@ def test_what_fails_while_loading_is_one_sentence(error, code, exit_code):
 
 @pytest.mark.parametrize('frames', [('', 'ee'), ('base', ''), ('arm', 'arm')])
 def test_frames_that_cannot_be_told_apart_are_refused(frames):
-    with pytest.raises(ValueError, match='expected two names'):
-        PolicyParameters(base_frame=frames[0], ee_frame=frames[1])
+    with pytest.raises(ConfigError, match=r'expected the robot profile .*, or both names'):
+        PolicyParameters(base_frame=frames[0], ee_frame=frames[1]).frames()
+
+
+def test_the_frames_are_those_of_the_robots_profile():
+    frames = PolicyParameters(robot='wx250s.example').frames()
+    assert (frames.base, frames.ee) == ('wx250s/base_link', 'wx250s/ee_gripper_link')
 
 
 @pytest.mark.parametrize('given', [{}, {'checkpoint': 'a', 'server_url': 'http://b:8000'}])

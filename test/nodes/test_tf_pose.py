@@ -67,3 +67,12 @@ def test_without_tf2_ros_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, 'tf2_ros', None)
     with pytest.raises(ConfigError, match='source: topic'):
         TfPose(None, 'base_link', 'ee_link')
+
+
+def test_a_transform_that_is_not_there_says_which_and_why(tf, monkeypatch):
+    assert tf.newest() is None
+    assert tf.failure.startswith("TF does not have 'ee_link' in 'base_link': ")
+    assert 'not connected' in tf.failure
+    monkeypatch.setattr(Buffer, 'transform', transform(7))
+    tf.newest()
+    assert tf.failure == ''

@@ -1,10 +1,17 @@
-"""The launch files, wherever ROS's launch is importable (it is not on PyPI)."""
+"""The launch files, wherever ROS's launch is importable (it is not on PyPI).
+
+What they start is tested in test/core/test_launch_plan.py; here, that launch starts just that.
+"""
 
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+
+from openvla_ros.core.launch_arguments import DEMO_ARGUMENTS, POLICY_ARGUMENTS, defaults
+from openvla_ros.core.launch_plan import demo_plan, policy_plan
+from openvla_ros.core.strict_config import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
@@ -14,15 +21,21 @@ pytest.importorskip(
     'launch_ros', reason='launch_ros is not importable here: it comes with a ROS installation'
 )
 
-from launch import LaunchContext  # noqa: E402
+from ament_index_python.packages import get_package_share_directory  # noqa: E402
+from launch import LaunchContext, LaunchDescription  # noqa: E402
 from launch.actions import (  # noqa: E402
     DeclareLaunchArgument,
-    IncludeLaunchDescription,
+    ExecuteLocal,
     LogInfo,
-    OpaqueFunction,
+    SetEnvironmentVariable,
 )
 from launch.utilities import perform_substitutions  # noqa: E402
-from launch_ros.actions import Node  # noqa: E402
+from launch_ros.actions import Node, PushRosNamespace  # noqa: E402
+
+from openvla_ros.nodes import launch_actions  # noqa: E402
+
+SHARE = Path(get_package_share_directory('openvla_ros'))
+MODEL = {'unnorm_key': 'openvla_ros_demo', 'checkpoint': 'somewhere'}
 
 
 def _load(path):
@@ -32,24 +45,43 @@ def _load(path):
     return module
 
 
-MODEL = {'unnorm_key': 'openvla_ros_demo', 'checkpoint': 'somewhere'}
+def _visit(entity, context):
+    """Return an entity and all it leads to, as launch would carry them out."""
+    found = [entity]
+    for following in entity.visit(context) or () if not isinstance(entity, Node) else ():
+        found += _visit(following, context)
+    return found
 
 
-def _started(file='policy.launch.py', **given):
-    """Return the context and what the launch file starts with these arguments."""
-    module = _load(ROOT / 'launch' / file)
+def _launched(file='policy.launch.py', pushed='', **given):
+    """Return the context and every action that a launch file leads to."""
     context = LaunchContext()
     context.launch_configurations.update(given)
-    actions = []
-    for entity in module.generate_launch_description().entities:
-        result = entity.execute(context)
-        if isinstance(entity, OpaqueFunction):
-            actions = result
-    return context, actions
+    description = _load(ROOT / 'launch' / file).generate_launch_description()
+    first = [PushRosNamespace(pushed)] if pushed else []
+    return context, _visit(LaunchDescription([*first, description]), context)
 
 
 def _nodes(actions):
     return {action.node_executable: action for action in actions if isinstance(action, Node)}
+
+
+def _command(node, context):
+    """Return what a node of launch_ros is started with: (parameters, rest of the command line)."""
+    with pytest.MonkeyPatch.context() as patched:
+        # Everything but starting the process.
+        patched.setattr(ExecuteLocal, 'execute', lambda self, context: self.prepare(context))
+        node.execute(context)
+    words = list(node.process_description.final_cmd)
+    parameters, rest = {}, []
+    while words:
+        word = words.pop(0)
+        if word == '--params-file':
+            (section,) = load_yaml(words.pop(0)).values()
+            parameters |= section['ros__parameters']
+        else:
+            rest.append(word)
+    return parameters, rest[1:]
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
@@ -61,59 +93,75 @@ def test_every_argument_is_described(path):
         assert argument.description not in ('', 'no description given'), argument.name
 
 
-def test_policy_controller_and_markers_start_and_the_first_two_come_back():
-    _, actions = _started(robot='sim', **MODEL)
+@pytest.mark.parametrize(
+    ('file', 'arguments', 'make_plan', 'given'),
+    [
+        (
+            'policy.launch.py',
+            POLICY_ARGUMENTS,
+            policy_plan,
+            {
+                **MODEL,
+                'robot': 'wx250s.example',
+                'namespace': 'left',
+                'mode': 'shadow',
+                'image_topic': '/front/image',
+            },
+        ),
+        ('demo.launch.py', DEMO_ARGUMENTS, demo_plan, {'seed': '3', 'task': 'push'}),
+    ],
+)
+def test_launch_starts_just_what_is_planned(file, arguments, make_plan, given):
+    context, actions = _launched(file, '/cell', **given)
+    is_installed = launch_actions._is_installed
+    plan = make_plan({**defaults(arguments), **given}, SHARE, is_installed, '/cell')
     nodes = _nodes(actions)
-    assert set(nodes) == {'policy_node', 'controller_node', 'marker_node'}
-    # launch keeps the respawn option to itself; that it works is seen by killing the controller.
-    assert nodes['controller_node']._ExecuteLocal__respawn
-    assert nodes['policy_node']._ExecuteLocal__respawn
-    assert not nodes['marker_node']._ExecuteLocal__respawn
-
-
-def test_the_line_that_arms_is_printed_with_the_namespace():
-    context, actions = _started(robot='sim', namespace='left', **MODEL)
+    assert list(nodes) == [process.executable for process in plan.processes]
+    for process in plan.processes:
+        parameters, rest = _command(nodes[process.executable], context)
+        assert parameters == dict(process.parameters)
+        expected = process.ros_arguments()
+        while '-p' in expected:
+            at = expected.index('-p')
+            del expected[at : at + 2]
+        assert sorted(word for word in rest if word != '--ros-args') == sorted(expected)
+        assert nodes[process.executable]._ExecuteLocal__respawn == (
+            process.respawn_delay_s is not None
+        )
+    environment = {
+        perform_substitutions(context, a.name): perform_substitutions(context, a.value)
+        for a in actions
+        if isinstance(a, SetEnvironmentVariable)
+    }
+    assert environment == dict(plan.environment)
     said = [perform_substitutions(context, a.msg) for a in actions if isinstance(a, LogInfo)]
-    assert any(
-        "ros2 service call /left/controller_node/arm std_srvs/srv/SetBool '{data: true}'" in line
-        for line in said
-    )
+    assert said == list(plan.lines)
 
 
-def test_what_is_not_installed_is_left_out_with_a_line():
-    context, actions = _started(robot='sim', rviz='true', **MODEL)
-    if 'rviz2' in _nodes(actions):
-        pytest.skip('rviz2 is installed here, so nothing is left out')
+def test_both_commands_are_printed_with_the_namespace_of_a_pushed_one():
+    context, actions = _launched(pushed='/cell', robot='sim', namespace='left', **MODEL)
     said = [perform_substitutions(context, a.msg) for a in actions if isinstance(a, LogInfo)]
-    assert any('rviz2 is not installed' in line for line in said)
+    assert any('topic pub --once --keep-alive 1 /cell/left/instruction ' in s for s in said)
+    assert any('service call /cell/left/controller_node/arm std_srvs' in s for s in said)
 
 
 def test_a_choice_that_does_not_exist_is_refused():
     with pytest.raises(RuntimeError, match='quantization'):
-        _started(robot='sim', quantization='int3', **MODEL)
+        _launched(robot='sim', quantization='int3', **MODEL)
 
 
 def test_what_is_missing_is_named_before_anything_starts():
     with pytest.raises(RuntimeError, match=r'not given: robot, checkpoint \(or server_url\);'):
-        _started(unnorm_key='openvla_ros_demo')
+        _launched(unnorm_key='openvla_ros_demo')
 
 
-def test_a_parameter_file_may_hold_what_is_not_given_as_an_argument():
-    _, actions = _started(params_file='my.yaml')
-    assert 'controller_node' in _nodes(actions)
+def test_a_frame_that_contradicts_the_profile_ends_the_launch():
+    with pytest.raises(RuntimeError, match="base_frame: got 'world', expected 'base_link'"):
+        _launched(robot='sim', base_frame='world', **MODEL)
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
 def test_a_mistyped_argument_is_refused_with_the_nearest_one(path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'openvla_ros', path.name, 'mod:=shadow'])
     with pytest.raises(RuntimeError, match=r"no argument 'mod' \(did you mean 'mode'\?\)"):
-        _started(path.name, robot='sim', mod='shadow', **MODEL)
-
-
-def test_the_demo_starts_the_arm_and_includes_the_policy_for_it():
-    _, actions = _started('demo.launch.py', mode='shadow')
-    assert 'sim_node' in _nodes(actions)
-    (policy,) = (action for action in actions if isinstance(action, IncludeLaunchDescription))
-    given = dict(policy.launch_arguments)
-    assert given['robot'] == 'sim'
-    assert given['mode'] == 'shadow'
+        _launched(path.name, robot='sim', mod='shadow', **MODEL)

@@ -15,7 +15,7 @@ DATASET = 'openvla_ros_demo'  # base frame, rotation vectors, steps of 0.2 s
 def start_policy(world: World) -> Process:
     """Start policy_node with the fake backend; ``order`` says what it predicts."""
     order(world, [0.0] * 6 + [1.0])
-    options = ['-p', f'unnorm_key:={DATASET}', '-p', 'allow_slow:=true']
+    options = ['-p', 'robot:=sim', '-p', f'unnorm_key:={DATASET}', '-p', 'allow_slow:=true']
     return world.processes.start(
         'policy',
         [PYTHON, str(FAKE_BACKEND), '--ros-args', *options],
