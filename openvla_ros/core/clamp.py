@@ -89,6 +89,7 @@ class Clamp:
         self._workspace = Workspace(profile)
         self._pose = PoseTracker(profile)
         self._gripper = GripperFilter(profile.gripper)
+        self._gripper_available = False
         self._changes = _changes_per_tick(profile)
         self._v: Vector3 = ZERO
         self._w: Vector3 = ZERO
@@ -150,6 +151,10 @@ class Clamp:
     def refuse_pose(self, why: str) -> None:
         """Note why the caller did not pass a pose on, for the status."""
         self._pose.refuse(why)
+
+    def set_gripper_available(self, available: bool) -> None:
+        """Note whether the gripper's action server is available; a required one must be to arm."""
+        self._gripper_available = available
 
     def heartbeat(self, engaged: bool, *, now_s: float) -> None:
         """Take one e-stop heartbeat; ``engaged`` stops and latches at once."""
@@ -464,6 +469,9 @@ class Clamp:
             blockers.append('ESTOP_ENGAGED')
         elif self.profile.estop.required and not self._estop_alive(now_s):
             blockers.append('NO_ESTOP')
+        action = self.profile.gripper.action
+        if action is not None and action.required and not self._gripper_available:
+            blockers.append('NO_GRIPPER')
         sources = self._admission.sources(now_s)
         if not sources:
             blockers.append('NO_POLICY')
