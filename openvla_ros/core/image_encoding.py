@@ -147,7 +147,7 @@ def _colorless_refusal(encoding: str, codec: str, image_format: str) -> Refusal 
     """Refuse what image_transport compresses without its colors.
 
     It converts the encodings it takes for color images to bgr8 and says so at the end of the
-    format; a Bayer mosaic, and on Jazzy also YUV, it compresses as if it were gray.
+    format; a Bayer mosaic, and in older releases YUV, it compresses as if it were gray.
     """
     to_color = codec.rpartition(' ')[2].startswith(('bgr', 'rgb'))
     if encoding.startswith('bayer_'):

@@ -229,7 +229,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
 @pytest.mark.parametrize(
     ('form', 'held'),
     [
-        # What image_transport publishes for these cameras: on Jazzy, on Kilted, as PNG, and with
+        # What image_transport publishes for these cameras: as JPEG of several releases, as PNG, and with
         # the plugin's own option for Bayer.
         ('bayer_rggb8; jpeg compressed mono8', 'Bayer mosaic'),
         ('bayer_rggb8; jpeg compressed ', 'Bayer mosaic'),
@@ -258,7 +258,7 @@ def test_a_compressed_image_without_its_colors_is_refused_with_what_to_do(form, 
     [
         *('jpeg', 'png', '', 'rgb8; jpeg compressed bgr8', 'bgra8; png compressed bgr8'),
         'rgb16; png compressed bgr16',
-        # Kilted's image_transport takes YUV for color and converts it first.
+        # Where sensor_msgs counts YUV as color, image_transport converts it first.
         'yuv422_yuy2; jpeg compressed bgr8',
     ],
 )
