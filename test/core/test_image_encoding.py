@@ -229,7 +229,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
 @pytest.mark.parametrize(
     ('form', 'held'),
     [
-        # What image_transport publishes for these cameras: as JPEG of several releases, as PNG, and with
+        # What image_transport publishes for these cameras: as JPEG, as PNG, and with
         # the plugin's own option for Bayer.
         ('bayer_rggb8; jpeg compressed mono8', 'Bayer mosaic'),
         ('bayer_rggb8; jpeg compressed ', 'Bayer mosaic'),
