@@ -89,6 +89,7 @@ class Clamp:
         self._workspace = Workspace(profile)
         self._pose = PoseTracker(profile)
         self._gripper = GripperFilter(profile.gripper)
+        self._gripper_available = False
         self._changes = _changes_per_tick(profile)
         self._v: Vector3 = ZERO
         self._w: Vector3 = ZERO
@@ -157,6 +158,10 @@ class Clamp:
     def note_policy(self, why: str) -> None:
         """Note why no action may come, for the sentences about arming; '' if nothing is known."""
         self._policy_note = why
+
+    def set_gripper_available(self, available: bool) -> None:
+        """Note whether the gripper's action server is available; a required one must be to arm."""
+        self._gripper_available = available
 
     def heartbeat(self, engaged: bool, *, now_s: float) -> None:
         """Take one e-stop heartbeat; ``engaged`` stops and latches at once."""
@@ -491,6 +496,9 @@ class Clamp:
             blockers.append('ESTOP_ENGAGED')
         elif self.profile.estop.required and not self._estop_alive(now_s):
             blockers.append('NO_ESTOP')
+        action = self.profile.gripper.action
+        if action is not None and action.required and not self._gripper_available:
+            blockers.append('NO_GRIPPER')
         return blockers
 
     def _pose_blockers(self, now_s: float) -> list[str]:

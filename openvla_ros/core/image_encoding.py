@@ -62,11 +62,21 @@ LAYOUTS = {
 }
 """Encodings that need no library; their channels say red, green, blue or brightness."""
 
-NEEDS_CV_BRIDGE = frozenset(
-    [f'bayer_{order}{bits}' for order in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)]
-    + ['yuv422', 'yuv422_yuy2', 'uyvy', 'yuyv', 'nv21', 'nv24']
-)
-"""Encodings that must be interpolated or converted between colour spaces."""
+BAYER_LAYOUTS = {
+    f'bayer_{order}{8 * size}': Layout(1, size)
+    for order in ('rggb', 'bggr', 'gbrg', 'grbg')
+    for size in (1, 2)
+}
+"""One color per pixel; the others are interpolated."""
+
+YUV422_LAYOUTS = {name: Layout(2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')}
+"""Brightness of every pixel and color of every second one."""
+
+CONVERTED_LAYOUTS = BAYER_LAYOUTS | YUV422_LAYOUTS
+"""Encodings that color_conversion.py turns into RGB, where OpenCV is installed."""
+
+NEEDS_LIBRARY = frozenset([*CONVERTED_LAYOUTS, 'nv21', 'nv24'])
+"""Encodings that cv_bridge turns into RGB; they have to be interpolated or converted."""
 
 _MEANINGLESS = ('16UC', '32FC', '32SC', '16SC', '64FC', '8UC', '8SC')
 
@@ -83,8 +93,8 @@ def layout_refusal(
         num_bytes: Length of the data.
         encoding: Name of the encoding.
     """
-    layout = LAYOUTS.get(encoding)
-    if layout is None and encoding not in NEEDS_CV_BRIDGE:
+    layout = LAYOUTS.get(encoding) or CONVERTED_LAYOUTS.get(encoding)
+    if layout is None and encoding not in NEEDS_LIBRARY:
         return _encoding_refusal(encoding)
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
         return Refusal(
@@ -105,6 +115,12 @@ def layout_refusal(
             f'expected rows of at least {width * layout.bytes_per_pixel} and rows times height '
             'bytes',
         )
+    if encoding in YUV422_LAYOUTS and width % 2:
+        return Refusal(
+            'IMAGE_MALFORMED',
+            f'the {encoding} image is {width} pixels wide, expected an even number: two pixels '
+            'share their color',
+        )
     return None
 
 
@@ -121,8 +137,33 @@ def compressed_refusal(*, num_bytes: int, image_format: str) -> Refusal | None:
             f'the compressed image has {num_bytes} bytes and format {quoted(image_format, 40)}, '
             f'expected 1 to {MAX_BYTES} bytes of JPEG or PNG colours',
         )
-    encoding = image_format.partition(';')[0].strip()
-    return _encoding_refusal(encoding) if encoding.startswith(_MEANINGLESS) else None
+    encoding, _, codec = (part.strip() for part in image_format.partition(';'))
+    if encoding.startswith(_MEANINGLESS):
+        return _encoding_refusal(encoding)
+    return _colorless_refusal(encoding, codec, image_format)
+
+
+def _colorless_refusal(encoding: str, codec: str, image_format: str) -> Refusal | None:
+    """Refuse what image_transport compresses without its colors.
+
+    It converts the encodings it takes for color images to bgr8 and says so at the end of the
+    format; a Bayer mosaic, and in older releases YUV, it compresses as if it were gray.
+    """
+    to_color = codec.rpartition(' ')[2].startswith(('bgr', 'rgb'))
+    if encoding.startswith('bayer_'):
+        kind = 'a Bayer mosaic, not the colors'
+    elif encoding.startswith('mono'):
+        kind = 'brightness without color'
+    elif (encoding in NEEDS_LIBRARY or encoding.startswith(('yuv', 'nv1'))) and not to_color:
+        kind = 'the brightness of a YUV image, not its colors'
+    else:
+        return None
+    return Refusal(
+        'IMAGE_ENCODING',
+        f'the compressed image of format {quoted(image_format, 60)} holds {kind}, and the model '
+        'was trained on color; set image_transport to raw, or let the driver or image_proc '
+        'publish rgb8 or bgr8 and compress that',
+    )
 
 
 def rgb_view(

@@ -11,6 +11,12 @@ from openvla_ros.core.refusal import Refusal
 JUMP_S = 0.5
 """A larger difference between the advance of ROS time and of steady time is a jump of a clock."""
 
+GRAY_SPREAD = 2
+"""Channels that differ by no more than this are gray; JPEG rounds that much."""
+
+COLORLESS_S = 3.0
+"""Images without a color for longer than this are reported."""
+
 _SAMPLE_SIDE = 64
 
 
@@ -63,10 +69,12 @@ class Fingerprint:
     Attributes:
         digest: Hash of a regular sample of its pixels.
         brightness_std: Standard deviation of the sample's luma, 0 .. 255.
+        has_color: Whether a pixel of the sample is not gray.
     """
 
     digest: bytes
     brightness_std: float
+    has_color: bool = True
 
 
 def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
@@ -78,13 +86,22 @@ def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
     columns = max(image.shape[1] // _SAMPLE_SIDE, 1)
     sample = np.ascontiguousarray(image[::rows, ::columns])
     luma = sample @ np.array([0.299, 0.587, 0.114])
+    red, green, blue = np.moveaxis(sample.astype(np.int16), -1, 0)
+    spread = np.maximum(abs(red - green), abs(blue - green)).max()
     return Fingerprint(
-        hashlib.blake2b(sample.tobytes(), digest_size=16).digest(), float(luma.std())
+        hashlib.blake2b(sample.tobytes(), digest_size=16).digest(),
+        float(luma.std()),
+        bool(spread > GRAY_SPREAD),
     )
 
 
 class ImageMonitor:
-    """Judges every arriving image and says why there is none to act on."""
+    """Judges every arriving image and says why there is none to act on.
+
+    Attributes:
+        limits: When the camera is no longer trusted.
+        colorless: Whether all images have been gray for COLORLESS_S; no reason not to act.
+    """
 
     def __init__(self, limits: ImageLimits) -> None:
         """Start without an image."""
@@ -100,6 +117,8 @@ class ImageMonitor:
         self._blank_since_s: float | None = None
         self._frozen = False
         self._blank = False
+        self._gray_since_s: float | None = None
+        self.colorless = False
 
     def offer(self, arrival: Arrival, *, now_s: float, ros_now_s: float) -> float | Refusal:
         """Judge an image by its header.
@@ -145,6 +164,7 @@ class ImageMonitor:
         else:
             self._blank_since_s = now_s if self._blank_since_s is None else self._blank_since_s
             self._blank = self._blank or now_s - self._blank_since_s > limits.blank_s
+        self._look_for_color(seen, now_s)
         if seen.digest != self._digest or not limits.frozen_s:
             self._digest = seen.digest
             self._same_since_s, self._frozen = None, False
@@ -154,6 +174,16 @@ class ImageMonitor:
         else:
             self._same_since_s = now_s if self._same_since_s is None else self._same_since_s
             self._frozen = self._frozen or now_s - self._same_since_s > limits.frozen_s
+
+    def _look_for_color(self, seen: Fingerprint, now_s: float) -> None:
+        # A dark or overexposed image has no color either and is a matter of its own.
+        if seen.brightness_std < self.limits.blank_std:
+            return
+        if seen.has_color:
+            self._gray_since_s, self.colorless = None, False
+            return
+        self._gray_since_s = now_s if self._gray_since_s is None else self._gray_since_s
+        self.colorless = self.colorless or now_s - self._gray_since_s > COLORLESS_S
 
     def verdict(self, now_s: float) -> Refusal | None:
         """Say why there is no image to act on now, or None; ``now_s`` is steady time."""

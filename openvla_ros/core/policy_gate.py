@@ -130,6 +130,12 @@ class PolicyGate:
         with self._lock:
             return 0.0 <= now_s - self._controller_s <= CONTROLLER_TIMEOUT_S
 
+    @property
+    def camera_is_colorless(self) -> bool:
+        """Whether the camera has shown no color for a while; the model was trained on color."""
+        with self._lock:
+            return self._camera.colorless
+
     def arm_moves(self, now_s: float) -> bool:
         """Say whether the arm is known to be commanded to move."""
         with self._lock:

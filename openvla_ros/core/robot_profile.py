@@ -162,12 +162,35 @@ class EstopSettings:
 
 @dataclass(frozen=True)
 class GripperAction:
-    """A control_msgs/GripperCommand server; positions in the server's own unit (usually m)."""
+    """A gripper's action server (control_msgs); positions in the server's own unit (usually m).
+
+    Attributes:
+        name: Of the action, relative to the controller's namespace.
+        open_position: Position of opening 1.
+        closed_position: Position of opening 0.
+        max_effort: Of every goal [N or Nm]; 0 leaves the effort to the server.
+        type: GripperCommand, or ParallelGripperCommand (ros2_control on Kilted and later).
+        joint: The joint that a ParallelGripperCommand moves; GripperCommand names none.
+        required: Whether arming is refused while the server is not available.
+    """
 
     name: str
     open_position: float
     closed_position: float
     max_effort: float = field(metadata=_bounds(0.0, 1000.0))
+    type: Literal['GripperCommand', 'ParallelGripperCommand'] = 'GripperCommand'
+    joint: str = ''
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        if self.open_position == self.closed_position:
+            raise ValueError(
+                f'open_position and closed_position are both {self.open_position:g}, expected two '
+                'positions'
+            )
+        if (self.type == 'ParallelGripperCommand') != bool(self.joint):
+            expected = 'the name of the joint' if not self.joint else 'no joint'
+            raise ValueError(f'type {self.type} with joint {self.joint!r}, expected {expected}')
 
     def position(self, opening: float) -> float:
         """Return the server's position of an opening (0 closed .. 1 open)."""

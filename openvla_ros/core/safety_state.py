@@ -39,6 +39,7 @@ REASONS = {
     'OUTSIDE_BOX': 'the end effector is outside its workspace',
     'NO_ESTOP': 'no e-stop heartbeat arrives (std_msgs/Bool false on estop, 10 Hz or more)',
     'ESTOP_ENGAGED': 'the e-stop is engaged',
+    'NO_GRIPPER': 'the action server of the gripper, which the robot profile requires, is absent',
     'NO_POLICY': 'no policy is publishing actions',
     'TWO_POLICIES': 'more than one policy is publishing actions',
     'FEW_ACTIONS': 'fewer than 3 valid actions arrived lately',

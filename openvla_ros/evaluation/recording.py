@@ -13,9 +13,11 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from openvla_ros.core.color_conversion import converted_rgb
 from openvla_ros.core.image_encoding import (
     LAYOUTS,
     ImageRefused,
+    compressed_refusal,
     decode_compressed,
     layout_refusal,
     rgb_view,
@@ -177,7 +179,7 @@ class Recording:
                 if connection.msgtype == IMAGE_TYPES[0]:
                     image = _raw_image(message)
                 else:
-                    image = decode_compressed(message.data)
+                    image = _compressed_image(message)
             except ImageRefused as refusal:
                 refused.append(refusal.refusal)
                 continue
@@ -267,15 +269,10 @@ def _raw_image(message: Any) -> NDArray[np.uint8]:
         num_bytes=len(message.data),
         encoding=message.encoding,
     )
-    if refusal is None and message.encoding not in LAYOUTS:
-        refusal = Refusal(
-            'IMAGE_ENCODING',
-            f'the encoding {message.encoding} needs cv_bridge, which reading a recording does '
-            f'without; record one of {", ".join(LAYOUTS)}',
-        )
     if refusal is not None:
         raise ImageRefused(refusal)
-    return rgb_view(
+    rgb_of = rgb_view if message.encoding in LAYOUTS else converted_rgb
+    return rgb_of(
         np.ascontiguousarray(message.data),
         width=message.width,
         height=message.height,
@@ -283,6 +280,13 @@ def _raw_image(message: Any) -> NDArray[np.uint8]:
         encoding=message.encoding,
         big_endian=bool(message.is_bigendian),
     )
+
+
+def _compressed_image(message: Any) -> NDArray[np.uint8]:
+    refusal = compressed_refusal(num_bytes=len(message.data), image_format=message.format)
+    if refusal is not None:
+        raise ImageRefused(refusal)
+    return decode_compressed(message.data)
 
 
 def _stamp_s(message: Any, at_ns: int) -> float:

@@ -140,6 +140,8 @@ def replay(
         if len(replayed) >= limit:
             break
     for refusal in refused:
+        if refusal.code not in left_out:
+            print(f'an image is left out: {refusal.sentence}', file=sys.stderr)
         left_out[refusal.code] = left_out.get(refusal.code, 0) + 1
     return replayed, left_out
 

@@ -44,6 +44,7 @@ from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import (
     action_input_from_message,
     diagnostic_status,
+    gripper_diagnostic_status,
     is_known,
     pose_from_message,
     pose_stamped,
@@ -136,6 +137,7 @@ class ControllerNode(Node):
         self._policy_status = ''
         self._tf: Any = None
         self._gripper_action: Any = None
+        self._gripper_problem = ''
         self._create_outputs()
         self._create_inputs()
         self.create_timer(
@@ -277,8 +279,10 @@ class ControllerNode(Node):
             now_s = time.monotonic()
             reply = self._clamp.arm(now_s) if request.data else self._clamp.disarm(now_s)
             response.success, response.message = reply.ok, reply.sentence
+            if self._gripper_problem and not reply.ok:
+                response.message = f'{reply.sentence}. {self._gripper_problem}'
             asked = 'arm' if request.data else 'disarm'
-            self.get_logger().info(f'asked to {asked}: {reply.sentence}')
+            self.get_logger().info(f'asked to {asked}: {response.message}')
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -328,6 +332,9 @@ class ControllerNode(Node):
             output = self._clamp.step(started_s, self._ros_now_s())
             self._publish_commands(output)
         self._count_down(output)
+        if output is not None and self._gripper_action is not None:
+            with self._guard('gripper'):
+                self._update_gripper_action(output, started_s)
         if output is not None:
             with self._guard('report'):
                 self._report(output.status, started_s)
@@ -357,8 +364,21 @@ class ControllerNode(Node):
             self._pose_publisher.publish(pose_stamped(output.pose, frame, stamp))
         if is_known(output.gripper):
             self._gripper_publisher.publish(Float64(data=output.gripper))
-            if self._gripper_action is not None:
-                self._gripper_action.send(output.gripper)
+
+    def _update_gripper_action(self, output: ClampOutput, now_s: float) -> None:
+        """Send the opening as a goal, only while actions are executed: a goal moves fingers."""
+        client = self._gripper_action
+        executing = self._active and output.status.state == State.ACTIVE
+        client.update(output.gripper if executing and is_known(output.gripper) else None, now_s)
+        self._clamp.set_gripper_available(client.goals.available)
+        if client.goals.problem != self._gripper_problem:
+            self._gripper_problem = client.goals.problem
+            self._status_due_s = self._diagnostics_due_s = now_s
+            log = self.get_logger()
+            if self._gripper_problem:
+                log.warning(self._gripper_problem)
+            else:
+                log.info(f'gripper action server {client.server!r}: no problem any more')
 
     def _report(self, status: ClampStatus, now_s: float) -> None:
         key = (status.state, status.mode, status.reasons)
@@ -371,7 +391,12 @@ class ControllerNode(Node):
             self._status_due_s = now_s + _STATUS_PERIOD_S - 0.5 * self.profile.period_s
             stamp = self.get_clock().now().to_msg()
             self._status_publisher.publish(
-                safety_status_message(status, self._notes(), self.profile.base_frame, stamp)
+                safety_status_message(
+                    status,
+                    (*self._notes(), *filter(None, [self._gripper_problem])),
+                    self.profile.base_frame,
+                    stamp,
+                )
             )
         if changed or now_s >= self._diagnostics_due_s:
             self._tell_clamp_of_policy()
@@ -383,6 +408,10 @@ class ControllerNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         name = f'{self.get_fully_qualified_name().lstrip("/")}: clamp'
         message.status = [diagnostic_status(status, self._notes(), name, self._timing())]
+        if self._gripper_action is not None:
+            name = f'{self.get_fully_qualified_name().lstrip("/")}: gripper'
+            server, goals = self._gripper_action.server, self._gripper_action.goals
+            message.status.append(gripper_diagnostic_status(server, goals, name))
         self._diagnostics_publisher.publish(message)
 
     def _timing(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from openvla_ros.core.admission import ActionInput
 from openvla_ros.core.clamp_status import ClampStatus
+from openvla_ros.core.gripper_goals import GripperGoals
 from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.msg import PolicyAction, SafetyStatus
@@ -164,6 +165,23 @@ def _diagnostic_level(status: ClampStatus, has_notes: bool) -> bytes:
         return DiagnosticStatus.ERROR
     troubled = status.state == State.HOLD and status.reasons[:1] != ('WAITING',)
     return DiagnosticStatus.WARN if troubled else DiagnosticStatus.OK
+
+
+def gripper_diagnostic_status(server: str, goals: GripperGoals, name: str) -> DiagnosticStatus:
+    """Return the state of the gripper's action server for robot monitors: WARN with a problem."""
+    shown = {
+        'server': server,
+        'available': str(goals.available).lower(),
+        'goals_sent': str(goals.num_sent),
+        'goals_failed': str(goals.num_failed),
+    }
+    return DiagnosticStatus(
+        level=DiagnosticStatus.WARN if goals.problem else DiagnosticStatus.OK,
+        name=name,
+        message=goals.problem or f'gripper action server {server!r}: no problem',
+        hardware_id='',
+        values=[KeyValue(key=key, value=value) for key, value in shown.items()],
+    )
 
 
 def is_known(value: float) -> bool:

@@ -34,16 +34,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.core.camera_projection import CameraProjection
 from openvla_ros.core.drawing_frame import DrawingFrame
-from openvla_ros.core.image_encoding import (
-    LAYOUTS,
-    ImageRefused,
-    decode_compressed,
-    layout_refusal,
-    rgb_view,
-)
+from openvla_ros.core.image_encoding import ImageRefused
 from openvla_ros.core.overlay import draw_overlay
 from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.robot_frames import refuse_other_frames
 from openvla_ros.core.robot_profile import load_robot_profile
 from openvla_ros.core.scene_markers import scene_markers
@@ -59,6 +52,7 @@ from openvla_ros.nodes.marker_conversions import (
     twist_vector,
 )
 from openvla_ros.nodes.parameters import declare, parameter
+from openvla_ros.nodes.policy_conversions import image_refusal, rgb_from_message
 from openvla_ros.nodes.tf_pose import TfTree
 
 NO_FRAME = (
@@ -259,28 +253,10 @@ class MarkerNode(Node):
 
     @staticmethod
     def _rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
-        if isinstance(message, CompressedImage):
-            return decode_compressed(message.data)
-        refusal = layout_refusal(
-            width=message.width,
-            height=message.height,
-            step=message.step,
-            num_bytes=len(message.data),
-            encoding=message.encoding[:80],
-        )
-        if refusal is None and message.encoding not in LAYOUTS:
-            sentence = f'the encoding {message.encoding[:80]!r} cannot be drawn'
-            refusal = Refusal('IMAGE_ENCODING', sentence)
+        refusal = image_refusal(message)
         if refusal is not None:
             raise ImageRefused(refusal)
-        return rgb_view(
-            message.data,
-            width=message.width,
-            height=message.height,
-            step=message.step,
-            encoding=message.encoding,
-            big_endian=bool(message.is_bigendian),
-        )
+        return rgb_from_message(message)
 
     def _projection(self, camera_frame: str, stamp: Time) -> CameraProjection | None:
         """Return where the camera was at this image; a camera on the wrist moves."""

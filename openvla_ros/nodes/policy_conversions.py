@@ -9,6 +9,7 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
+from openvla_ros.core.color_conversion import converted_rgb
 from openvla_ros.core.image_encoding import (
     LAYOUTS,
     ImageRefused,
@@ -54,10 +55,11 @@ def image_refusal(message: Image | CompressedImage) -> Refusal | None:
 def rgb_from_message(message: Image | CompressedImage) -> NDArray[np.uint8]:
     """Return the pixels uint8[H, W, 3], RGB, of an image that image_refusal found usable.
 
-    Raw images of the common encodings are views of the message; others need cv_bridge.
+    Raw images of the common encodings are views of the message; Bayer and YUV images are converted
+    by cv_bridge, or by OpenCV alone where cv_bridge is not installed.
 
     Raises:
-        ImageRefused: the content cannot be decoded, or cv_bridge is needed and not installed.
+        ImageRefused: the content cannot be decoded, or a library is needed and not installed.
     """
     if isinstance(message, CompressedImage):
         return decode_compressed(message.data)
@@ -70,7 +72,7 @@ def rgb_from_message(message: Image | CompressedImage) -> NDArray[np.uint8]:
             encoding=message.encoding,
             big_endian=bool(message.is_bigendian),
         )
-    return _rgb_from_cv_bridge(message)
+    return _converted_rgb(message)
 
 
 def policy_action_message(
@@ -121,17 +123,18 @@ def is_moving(message: SafetyStatus) -> bool:
     )
 
 
-def _rgb_from_cv_bridge(message: Image) -> NDArray[np.uint8]:
+def _converted_rgb(message: Image) -> NDArray[np.uint8]:
     try:
         from cv_bridge import CvBridge
-    except ImportError as error:
-        raise ImageRefused(
-            Refusal(
-                'IMAGE_ENCODING',
-                f'the image encoding {message.encoding!r} needs cv_bridge, which is not installed '
-                f'for this Python; install it or publish one of {", ".join(LAYOUTS)}',
-            )
-        ) from error
+    except ImportError:
+        return converted_rgb(
+            message.data,
+            width=message.width,
+            height=message.height,
+            step=message.step,
+            encoding=message.encoding,
+            big_endian=bool(message.is_bigendian),
+        )
     try:
         rgb = np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8'))
     except Exception as error:  # OpenCV raises its own kinds for what a message claims

@@ -30,6 +30,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.core.image_monitor import COLORLESS_S
 from openvla_ros.core.policy_gate import PolicyGate
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.strict_config import ConfigError
@@ -93,6 +94,7 @@ class PolicyNode(Node):
         self._inference_s = 0.0
         self._geometry: tuple[int, int, str] | None = None
         self._publishers_said = 1
+        self._colorless_said = False
         self._outputs = PolicyOutputs(
             self, frame_id=self._frame_id, unnorm_key=parameters.unnorm_key
         )
@@ -323,6 +325,8 @@ class PolicyNode(Node):
             figures = self._gate.statistics.summary(now_s, self.policy_rate_hz)
             if publishers > 1:
                 figures += f', {publishers} publishers of {self._texts.topic}'
+            if self._gate.camera_is_colorless:
+                figures += ', the images have no color'
             self._publish_state(figures if ready else '')
             self._says.publish_diagnostics(
                 self._state(), self._backend_description(), self._values(now_s, publishers)
@@ -332,6 +336,7 @@ class PolicyNode(Node):
                     f'{publishers} publishers of {self._texts.topic}; the newest text wins'
                 )
             self._publishers_said = publishers
+            self._tell_color()
             if self._gate.oscillating:
                 self._says.warn(
                     'oscillating', 'the model reverses its motion at nearly every step'
@@ -350,6 +355,7 @@ class PolicyNode(Node):
             'unnorm_key': self.parameters.unnorm_key,
             'camera_topic': self._camera.topic,
             'camera_publishers': ' '.join(self._camera.publishers),
+            'camera_colorless': str(self._gate.camera_is_colorless).lower(),
             'camera_lost_images': str(self._camera.loss.total),
             'controller': 'heard' if heard else 'not heard, checks of a moving arm rest',
             'published_actions': str(self._outputs.sequence),
@@ -366,6 +372,18 @@ class PolicyNode(Node):
             if self._worker.ready:
                 figures = self._gate.statistics.summary(time.monotonic(), self.policy_rate_hz)
                 self.get_logger().info(f'{self._state().code}: {figures}')
+
+    def _tell_color(self) -> None:
+        colorless = self._gate.camera_is_colorless
+        if colorless and not self._colorless_said:
+            self.get_logger().warning(
+                f'{self._camera.topic}: the images have had no color for {COLORLESS_S:g} s (all '
+                'channels are equal), and the model was trained on color; is the camera in a '
+                'mono mode?'
+            )
+        elif self._colorless_said and not colorless:
+            self.get_logger().info(f'{self._camera.topic}: the images have color again')
+        self._colorless_said = colorless
 
     def _tell_geometry(self, geometry: tuple[int, int, str], frame_id: str) -> None:
         width, height, encoding = geometry

@@ -6,7 +6,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from openvla_ros.core.clamp import ActionInput, Clamp, Pose
-from openvla_ros.core.robot_profile import HalfSpace, OrientationCone, load_robot_profile
+from openvla_ros.core.robot_profile import (
+    GripperAction,
+    HalfSpace,
+    OrientationCone,
+    load_robot_profile,
+)
 from openvla_ros.core.safety_state import State
 
 SIM = load_robot_profile('sim')
@@ -236,6 +241,18 @@ def test_arming_needs_the_estop_heartbeat_where_it_is_required():
     rig.heartbeats = False
     rig.stream(0.6)
     assert 'no e-stop heartbeat' in refused(rig)
+
+
+@pytest.mark.parametrize('required', [True, False])
+def test_arming_needs_the_gripper_server_where_it_is_required(required):
+    action = GripperAction('gripper', 0.04, 0.01, max_effort=5.0, required=required)
+    rig = Rig(changed(gripper={'action': action}))
+    rig.stream(0.6)
+    if required:
+        assert 'action server of the gripper' in refused(rig)
+        assert 'NO_GRIPPER' in rig.output.status.reasons
+        rig.clamp.set_gripper_available(True)
+    assert rig.clamp.arm(rig.now_s).ok
 
 
 def test_arming_needs_a_pose_that_has_not_just_jumped():

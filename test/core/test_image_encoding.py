@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from openvla_ros.core.image_encoding import (
+    CONVERTED_LAYOUTS,
     LAYOUTS,
     MAX_BYTES,
-    NEEDS_CV_BRIDGE,
+    NEEDS_LIBRARY,
     ImageRefused,
+    compressed_refusal,
     decode_compressed,
     layout_refusal,
     rgb_view,
@@ -126,9 +128,7 @@ sizes = st.one_of(st.integers(0, 70), st.sampled_from([8192, 8193, 2**31, 2**32 
     height=sizes,
     step=sizes,
     num_bytes=st.integers(0, 20_000),
-    encoding=st.one_of(
-        st.sampled_from([*LAYOUTS, *NEEDS_CV_BRIDGE, '16UC1']), st.text(max_size=5)
-    ),
+    encoding=st.one_of(st.sampled_from([*LAYOUTS, *NEEDS_LIBRARY, '16UC1']), st.text(max_size=5)),
     big_endian=st.booleans(),
 )
 def test_malformed_images_do_no_harm(width, height, step, num_bytes, encoding, big_endian):
@@ -150,6 +150,10 @@ def test_ten_thousand_more_that_are_nearly_right_do_no_harm():
 def survive(width, height, step, num_bytes, encoding, big_endian):
     """Use an image if it is accepted, and say whether it was."""
     fields = {'width': width, 'height': height, 'step': step, 'encoding': encoding}
+    if layout_refusal(**fields, num_bytes=num_bytes) is None and encoding in CONVERTED_LAYOUTS:
+        used = step * (height - 1) + width * CONVERTED_LAYOUTS[encoding].bytes_per_pixel
+        assert used <= num_bytes
+        assert width % 2 == 0 or 'bayer' in encoding
     if encoding not in LAYOUTS or layout_refusal(num_bytes=num_bytes, **fields) is not None:
         return False
     view = rgb_view(bytes(num_bytes), big_endian=big_endian, **fields)
@@ -220,3 +224,58 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
     with pytest.raises(ImageRefused, match='8192x8200'):
         decode_compressed(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+
+
+@pytest.mark.parametrize(
+    ('form', 'held'),
+    [
+        # What image_transport publishes for these cameras: as JPEG, as PNG, and with
+        # the plugin's own option for Bayer.
+        ('bayer_rggb8; jpeg compressed mono8', 'Bayer mosaic'),
+        ('bayer_rggb8; jpeg compressed ', 'Bayer mosaic'),
+        ('bayer_gbrg16; png compressed ', 'Bayer mosaic'),
+        ('bayer_rggb8; jpeg compressed bayer_rggb8', 'Bayer mosaic'),
+        ('bayer_rggb8; jpeg compressed bgr8', 'Bayer mosaic'),
+        ('yuv422_yuy2; jpeg compressed mono8', 'brightness of a YUV image'),
+        ('yuv422; jpeg compressed ', 'brightness of a YUV image'),
+        ('uyvy; jpeg compressed mono8', 'brightness of a YUV image'),
+        ('nv12; jpeg compressed mono8', 'brightness of a YUV image'),
+        ('mono8; jpeg compressed ', 'brightness without color'),
+        ('mono8; jpeg compressed mono8', 'brightness without color'),
+        ('mono16; png compressed ', 'brightness without color'),
+    ],
+)
+def test_a_compressed_image_without_its_colors_is_refused_with_what_to_do(form, held):
+    refusal = compressed_refusal(num_bytes=1000, image_format=form)
+    assert refusal.code == 'IMAGE_ENCODING'
+    assert held in refusal.sentence
+    assert form.strip()[:20] in refusal.sentence
+    assert 'image_transport to raw' in refusal.sentence
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        *('jpeg', 'png', '', 'rgb8; jpeg compressed bgr8', 'bgra8; png compressed bgr8'),
+        'rgb16; png compressed bgr16',
+        # Where sensor_msgs counts YUV as color, image_transport converts it first.
+        'yuv422_yuy2; jpeg compressed bgr8',
+    ],
+)
+def test_a_compressed_image_with_its_colors_is_used(form):
+    assert compressed_refusal(num_bytes=1000, image_format=form) is None
+
+
+@pytest.mark.parametrize('encoding', CONVERTED_LAYOUTS)
+def test_rows_that_are_too_short_for_a_converted_encoding_are_refused(encoding):
+    row = 64 * CONVERTED_LAYOUTS[encoding].bytes_per_pixel
+    fields = {'width': 64, 'height': 48, 'encoding': encoding}
+    assert layout_refusal(**fields, step=row, num_bytes=row * 48) is None
+    assert layout_refusal(**fields, step=row - 1, num_bytes=(row - 1) * 48) is not None
+    assert layout_refusal(**fields, step=row, num_bytes=row * 48 - 1) is not None
+
+
+@pytest.mark.parametrize('encoding', ['yuv422', 'uyvy', 'yuyv', 'yuv422_yuy2'])
+def test_two_pixels_share_a_color_so_the_width_is_even(encoding):
+    refusal = layout_refusal(width=33, height=20, step=66, num_bytes=1320, encoding=encoding)
+    assert 'even' in refusal.sentence

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_ros.core.image_monitor import (
+    COLORLESS_S,
     Arrival,
     Fingerprint,
     ImageLimits,
@@ -176,6 +177,36 @@ def test_a_blank_picture_is_refused_after_a_second_moving_or_not():
         assert codes[-1] is None
 
 
+GRAY = [Fingerprint(bytes([i]), 50.0, has_color=False) for i in range(100)]
+
+
+def when_colorless(monitor, seen):
+    """Show images at 10 Hz; returns whether each was followed by the report."""
+    said = []
+    for i, one in enumerate(seen):
+        now_s = 1.0 + i / 10
+        monitor.look(one, stamp_s=offer(monitor, now_s), now_s=now_s, moving=True)
+        said.append(monitor.colorless)
+    return said
+
+
+def test_images_without_color_are_reported_after_some_seconds_until_a_color_is_seen():
+    said = when_colorless(ImageMonitor(ImageLimits()), GRAY[:40] + ALIVE[:1])
+    assert said.index(True) == round(10 * COLORLESS_S) + 1
+    assert all(said[round(10 * COLORLESS_S) + 1 : 40])
+    assert not said[40]
+
+
+def test_images_without_color_are_no_reason_not_to_act():
+    assert set(play(ImageMonitor(ImageLimits()), GRAY, moving=True)) == {None}
+
+
+def test_a_gray_image_now_and_then_and_a_dark_one_are_not_reported():
+    assert not any(when_colorless(ImageMonitor(ImageLimits()), (GRAY[:9] + ALIVE[:1]) * 9))
+    dark = [Fingerprint(bytes([i]), 0.5, has_color=False) for i in range(100)]
+    assert not any(when_colorless(ImageMonitor(ImageLimits(blank_s=0.0)), dark))
+
+
 def test_zero_switches_a_check_off():
     limits = ImageLimits(frozen_s=0.0, blank_s=0.0)
     assert set(play(ImageMonitor(limits), SAME, moving=True)) == {None}
@@ -195,3 +226,17 @@ def test_the_fingerprint_sees_noise_and_structure():
     # Half black, half white: every sample is 127.5 away from the mean.
     black[:, 320:] = 255
     assert fingerprint(black).brightness_std == pytest.approx(127.5, rel=1e-3)
+
+
+def test_the_fingerprint_tells_gray_from_color():
+    levels = np.random.default_rng(0).integers(0, 253, (480, 640, 1), np.uint8)
+    gray = np.repeat(levels, 3, axis=2)
+    assert not fingerprint(gray).has_color
+    # JPEG rounds the channels of a gray image by a level or two.
+    assert not fingerprint(gray + np.array([0, 2, 1], np.uint8)).has_color
+    tinted = gray.copy()
+    tinted[..., 2] += 3
+    assert fingerprint(tinted).has_color
+    patch = gray.copy()
+    patch[100:130, 200:230] = (200, 30, 30)
+    assert fingerprint(patch).has_color

@@ -126,3 +126,32 @@ def test_the_stop_time_is_hold_and_ramp_and_two_periods():
 def test_the_stop_distance_is_hold_and_braking_and_a_period():
     # 0.25 * (0.25 + 0.02) + 0.25^2 / (2 * 2) + 0.25 * 0.02
     assert load_robot_profile('sim').stop_distance_m(0.2) == pytest.approx(0.088125)
+
+
+ACTION = {'name': 'gripper', 'open_position': 0.04, 'closed_position': 0.01, 'max_effort': 5.0}
+
+
+def with_action(**changes):
+    return with_value('gripper.action', ACTION | changes)
+
+
+def test_a_gripper_action_is_gripper_command_and_not_required_unless_written_down():
+    action = parse(RobotProfile, with_action(), 'robot.yaml').gripper.action
+    assert (action.type, action.required) == ('GripperCommand', False)
+    # Half open is half way between the two positions.
+    assert action.position(0.5) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'type': 'Gripper'}, "'GripperCommand', 'ParallelGripperCommand'"),
+        ({'type': 'ParallelGripperCommand'}, "joint '', expected the name of the joint"),
+        ({'joint': 'finger'}, 'GripperCommand with joint'),
+        ({'open_position': 0.01}, 'are both 0.01'),
+        ({'require': True}, "unknown key 'require'"),
+        ({'required': 'yes'}, 'required'),
+    ],
+)
+def test_a_wrong_gripper_action_refuses(changes, said):
+    assert said in refusal(with_action(**changes))

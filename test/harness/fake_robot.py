@@ -160,7 +160,8 @@ class FakeRobot(Actor):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            self._diagnostics.write({'t_s': time.monotonic(), 'name': status.name, **values})
+            head = {'name': status.name, 'level': ord(status.level), 'message': status.message}
+            self._diagnostics.write({'t_s': time.monotonic(), **head, **values})
 
     def _on_gripper(self, message: Float64) -> None:
         self._record.write(recording.GRIPPER, [message.data])

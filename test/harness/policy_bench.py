@@ -97,6 +97,8 @@ class Camera:
             return np.zeros(shape, np.uint8)
         if self.content == 'frozen':
             return np.ascontiguousarray(self._frozen[: self.height, : self.width, :3])
+        if self.content == 'gray':
+            return np.repeat(self._random.integers(0, 256, (*shape[:2], 1), np.uint8), 3, axis=2)
         return self._random.integers(0, 256, shape, np.uint8)
 
 

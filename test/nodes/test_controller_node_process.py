@@ -1,7 +1,6 @@
 """controller_node as a process of its own, with a policy and an arm that do as they are told."""
 
 import contextlib
-import math
 import os
 import random
 import signal
@@ -19,7 +18,7 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, Float64
 from std_srvs.srv import SetBool, Trigger
@@ -47,6 +46,8 @@ class World:
         rclpy.init(context=self._context, domain_id=domain)
         self.node = rclpy.create_node('world', context=self._context)
         self.twists, self.poses, self.gripper, self.statuses, self.diagnostics = [], [], [], [], []
+        # What a callback meets would end only its thread; close() judges it.
+        self.errors, self.frames = [], set()
         self.policy, self.heartbeat = False, False
         self.gripper_wanted = 1.0
         self._position, self._twist, self._sequence, self._tick = (
@@ -86,19 +87,25 @@ class World:
         self._thread.start()
 
     def _spin(self):
-        with contextlib.suppress(Exception):
+        try:
             self._executor.spin()
+        except ExternalShutdownException:
+            pass  # how close() ends it
+        except Exception as error:
+            self.errors.append(error)
 
     def close(self):
         self._executor.shutdown()
-        rclpy.shutdown(context=self._context)
         self._thread.join(5.0)
+        rclpy.shutdown(context=self._context)
+        assert self.errors == []
+        assert self.frames <= {'base_link'}
 
     def _on_twist(self, message):
         v, w = message.twist.linear, message.twist.angular
         self._twist = np.array([v.x, v.y, v.z])
         self.twists.append(np.array([v.x, v.y, v.z, w.x, w.y, w.z]))
-        assert message.header.frame_id == 'base_link'
+        self.frames.add(message.header.frame_id)
 
     def _on_timer(self):
         self._tick += 1
@@ -321,4 +328,3 @@ def test_it_starts_in_less_than_a_second_and_without_torch():
     )
     cpu_s = float(done.stdout.split('CPU')[1])
     assert 0.0 < cpu_s < 1.0
-    assert not math.isnan(cpu_s)

@@ -64,8 +64,21 @@ def test_the_more_significant_byte_of_a_big_endian_channel_comes_first():
     np.testing.assert_array_equal(rgb_from_message(message)[:, :, 0], pixels[:, :, 0])
 
 
-def test_without_cv_bridge_a_bayer_image_is_refused_by_name(monkeypatch):
+def test_without_cv_bridge_opencv_converts_a_bayer_image(monkeypatch):
+    pytest.importorskip('cv2', reason='opencv-python-headless (requirements/camera.txt)')
     monkeypatch.setitem(sys.modules, 'cv_bridge', None)
+    message, _ = image('bayer_rggb8', channels=1)
+    # Red at even rows and columns only: every pixel is as red as its neighbors.
+    pixels = np.zeros((20, 32), np.uint8)
+    pixels[::2, ::2] = 200
+    message.data = array.array('B', pixels.tobytes())
+    assert image_refusal(message) is None
+    assert (rgb_from_message(message) == (200, 0, 0)).all()
+
+
+def test_without_cv_bridge_and_opencv_a_bayer_image_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cv_bridge', None)
+    monkeypatch.setitem(sys.modules, 'cv2', None)
     message, _ = image('bayer_rggb8', channels=1)
     assert image_refusal(message) is None
     with pytest.raises(ImageRefused, match="'bayer_rggb8' needs cv_bridge"):
@@ -107,8 +120,9 @@ def test_with_cv_bridge_what_it_makes_is_used_and_what_it_raises_is_a_refusal(
         ('16UC1; compressedDepth png', b'x', False),
         ('16UC1; png compressed ', b'x', False),
         ('32FC1; png compressed ', b'x', False),
-        ('mono16; png compressed ', b'x', True),
-        ('bayer_rggb8; jpeg compressed bgr8', b'x', True),
+        ('mono16; png compressed ', b'x', False),
+        ('bayer_rggb8; jpeg compressed mono8', b'x', False),
+        ('rgb8; jpeg compressed bgr8', b'x', True),
         ('', b'x', True),
     ],
 )

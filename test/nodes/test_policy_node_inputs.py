@@ -223,6 +223,20 @@ def test_a_camera_process_that_starts_late_dies_and_comes_back(bench, best_effor
     bench.processes.end('camera')
 
 
+def test_a_camera_without_color_is_reported_once_and_the_policy_goes_on(bench):
+    bench.camera.content = 'gray'
+    bench.wait(lambda: 'the images have no color' in bench.heard.statuses[-1][1].data, 'a report')
+    bench.wait_actions(2)
+    time.sleep(1.5)
+    assert bench.policy.log_text().count('images have had no color') == 1
+    assert bench.diagnostics['policy_node: policy'][2]['camera_colorless'] == 'true'
+    bench.camera.content = 'noise'
+    bench.wait(lambda: 'images have color again' in bench.policy.log_text(), 'the end')
+    bench.wait(
+        lambda: 'the images have no color' not in bench.heard.statuses[-1][1].data, 'the end'
+    )
+
+
 # --- instruction ---------------------------------------------------------------------------
 
 
