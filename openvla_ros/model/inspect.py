@@ -20,16 +20,17 @@ from openvla_ros.core.normalization import ActionStats
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import StoredTensor, check_tensors, stored_tensors
-from openvla_ros.model.config import OpenVLAConfig, load_config, named_device, read_json_object
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_device
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.local_backend import norm_stats_of
-from openvla_ros.model.openvla import PREPROCESSOR_FILE, OpenVLA
+from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.precision import (
     free_memory_bytes,
     has_native_bf16,
     needed_bytes,
     precision_of_checkpoint,
 )
+from openvla_ros.model.preprocessor import read_preprocessor
 from openvla_ros.model.quantization import SCHEMES
 from openvla_ros.model.self_test import run_self_test
 from openvla_ros.model.tokenizer import PromptTokenizer, find_tokenizer
@@ -76,15 +77,15 @@ def report(folder: Path, *, adapter: str | Path | None = None) -> list[str]:
         ConfigError, CheckpointError: it cannot be used; the message says why.
     """
     config = load_config(folder)
-    preprocessor = read_json_object(folder / PREPROCESSOR_FILE)
+    preprocessor = read_preprocessor(folder)
     tokenizer = find_tokenizer(folder)
     model = OpenVLA(
         config,
-        preprocessor,
+        preprocessor.content,
         dtype=config.dtype,
         device='meta',
         tokenizer=tokenizer,
-        where=folder,
+        where=preprocessor.where,
     )
     stored = stored_tensors(folder)
     check_tensors(stored, model.used_shapes(), model.unused_shapes(), folder)
@@ -161,7 +162,13 @@ def _prompt(config: OpenVLAConfig, tokenizer: PromptTokenizer | None) -> list[st
 def _image(model: OpenVLA) -> list[str]:
     spec = model.image_spec
     filters = ', '.join(dict.fromkeys(tower.interpolation for tower in spec.towers))
-    return [_row('image', f'{spec.size} x {spec.size}, {spec.resize_strategy}, {filters}')]
+    lines = [_row('image', f'{spec.size} x {spec.size}, {spec.resize_strategy}, {filters}')]
+    for i, tower in enumerate(spec.towers):
+        mean, std = (', '.join(f'{v:.9g}' for v in values) for values in (tower.mean, tower.std))
+        derived = model.preprocessor['means'][i], model.preprocessor['stds'][i]
+        note = '' if ([*tower.mean], [*tower.std]) == derived else ' (stored bfloat16)'
+        lines.append(_row('', f'tower {i}: mean {mean}; std {std}{note}'))
+    return lines
 
 
 def _parameters(stored: Mapping[str, StoredTensor], used: set[str]) -> list[str]:

@@ -32,7 +32,6 @@ from openvla_ros.model.config import (
     load_config,
     named_device,
     named_dtype,
-    read_json_object,
 )
 from openvla_ros.model.decoding import (
     DecodeResult,
@@ -44,12 +43,12 @@ from openvla_ros.model.decoding import (
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.lora import LoraAdapter
+from openvla_ros.model.preprocessor import PREPROCESSOR_FILE, read_preprocessor
 from openvla_ros.model.projector import Projector
 from openvla_ros.model.quantization import Quantizer, quantization_scheme
 from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_tokenizer
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
-PREPROCESSOR_FILE = 'preprocessor_config.json'
 #: Tensors, or what becomes one.
 Pixels = Tensor | NDArray[np.float32]
 PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
@@ -77,16 +76,14 @@ class OpenVLA(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str = 'cpu',
         tokenizer: PromptTokenizer | None = None,
-        where: str | Path = '',
+        where: str = PREPROCESSOR_FILE,
     ) -> None:
         super().__init__()
         _check_tokenizer(config, tokenizer)
         factory: dict[str, Any] = {'dtype': dtype, 'device': device}
         self.config = config
         self.preprocessor = preprocessor
-        self.image_spec = _matching_spec(
-            config, preprocessor, str(Path(where) / PREPROCESSOR_FILE)
-        )
+        self.image_spec = _matching_spec(config, preprocessor, where)
         self.tokenizer = tokenizer
         self.space_id = tokenizer.space_id if tokenizer else LLAMA_SPACE_ID
         self.vision_backbone = VisionBackbone(config.towers, **factory)
@@ -172,13 +169,14 @@ class OpenVLA(nn.Module):
         )
         config = load_config(folder)
         dtype = named_dtype(dtype, config.dtype)
+        preprocessor = read_preprocessor(folder)
         model = cls(
             config,
-            read_json_object(folder / PREPROCESSOR_FILE),
+            preprocessor.content,
             dtype=dtype,
             device='meta',
             tokenizer=find_tokenizer(folder),
-            where=folder,
+            where=preprocessor.where,
         )
         stored = stored_tensors(folder)
         used, unused = model.used_shapes(), model.unused_shapes()
