@@ -190,7 +190,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     try:
         _default_network(options)
-        profile = load_dataset_profile(options.unnorm_key)
+        profile = load_dataset_profile(options.unnorm_key, options.dataset_directory)
         if options.instruction is not None:
             parse_instruction(options.instruction)
         with Recording(options.bag) as recording:
@@ -314,11 +314,11 @@ def _default_network(options: argparse.Namespace) -> None:
             flush=True,
         )
     if not options.unnorm_key:
-        from openvla_ros.model.hub import checkpoint_folder
-        from openvla_ros.model.local_backend import norm_stats_of
+        from openvla_ros.model.local_backend import statistics_of
 
-        statistics = norm_stats_of(checkpoint_folder(options.model), options.adapter)
-        options.unnorm_key = resolve_unnorm_key(statistics, None)
+        options.unnorm_key = resolve_unnorm_key(
+            statistics_of(options.model, options.adapter), None
+        )
 
 
 def _backend(options: argparse.Namespace) -> InferenceBackend:
@@ -400,6 +400,7 @@ def _parser() -> argparse.ArgumentParser:
         default='',
         help='dataset profile and statistics to use (default: the only one the checkpoint has)',
     )
+    add('--dataset-directory', help="folder of dataset profiles (default: the package's own)")
     add(
         '--model',
         '--checkpoint',
