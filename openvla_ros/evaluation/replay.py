@@ -331,6 +331,7 @@ def _backend(options: argparse.Namespace) -> InferenceBackend:
     return LocalBackend.load(
         options.model,
         options.unnorm_key,
+        dtype=options.dtype,
         device=options.device,
         quantization=options.quantization,
         adapter=options.adapter,
@@ -409,6 +410,12 @@ def _parser() -> argparse.ArgumentParser:
     add('--adapter', help='folder of a LoRA adapter to go on top')
     add('--server-url', help='ask a server instead of loading a model')
     add('--device', default='cpu', help='torch device (default: cpu)')
+    add(
+        '--dtype',
+        choices=('auto', 'float32', 'bfloat16', 'float16'),
+        default='auto',
+        help="number format of the weights (default: auto, the checkpoint's)",
+    )
     add('--quantization', help="scheme such as 'nf4' or 'int8' (default: none)")
     add('--instruction', help='sentence for all images; default: the recorded instruction topic')
     add('--image-topic', help='camera topic, where there are several')
