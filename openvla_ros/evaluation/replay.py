@@ -6,6 +6,7 @@ one. Nothing is published.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -305,6 +306,9 @@ def _default_network(options: argparse.Namespace) -> None:
     if options.server_url:
         if options.model:
             raise ConfigError('both --model and --server-url are given; say which network to run')
+        offered = [] if options.unnorm_key else _server_keys(options.server_url)
+        if offered:
+            options.unnorm_key = resolve_unnorm_key(offered, None)
         return
     if not options.model:
         options.model = str(resource_path('checkpoints/demo'))
@@ -319,6 +323,13 @@ def _default_network(options: argparse.Namespace) -> None:
         options.unnorm_key = resolve_unnorm_key(
             statistics_of(options.model, options.adapter), None
         )
+
+
+def _server_keys(server_url: str) -> list[str]:
+    from openvla_ros.remote.backend import RemoteBackend
+
+    with contextlib.closing(RemoteBackend(server_url, '', timeout_s=60.0)) as backend:
+        return backend.unnorm_keys()
 
 
 def _backend(options: argparse.Namespace) -> InferenceBackend:

@@ -1,5 +1,6 @@
 """From parameters to a policy that may act: load, warm up, check statistics and rate."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -141,8 +142,11 @@ def _offered_keys(parameters: PolicyParameters) -> list[str]:
         if parameters.server_url:
             from openvla_ros.remote.backend import RemoteBackend
 
-            timeout_s = parameters.server_timeout_s
-            return RemoteBackend(parameters.server_url, '', timeout_s=timeout_s).unnorm_keys()
+            server = RemoteBackend(
+                parameters.server_url, '', timeout_s=parameters.server_timeout_s
+            )
+            with contextlib.closing(server):
+                return server.unnorm_keys()
         if not parameters.checkpoint:
             return []
         _check_folder(parameters.checkpoint)
@@ -197,7 +201,7 @@ def _check_folder(checkpoint: str) -> None:
     if checkpoint.startswith(('/', '.', '~')) and not Path(checkpoint).expanduser().is_dir():
         raise ConfigError(
             f'checkpoint: {checkpoint!r} is not a folder; expected one with config.json, '
-            'preprocessor_config.json, tokenizer.json and *.safetensors'
+            'preprocessor_config.json (or processor_config.json), tokenizer.json and *.safetensors'
         )
 
 

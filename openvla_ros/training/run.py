@@ -96,6 +96,11 @@ class Run:
             pass
         elif self.start is not None:
             started = OpenVLA.from_pretrained(self.start, dtype=torch.float32)
+            if started.image_spec != model.image_spec:
+                raise ValueError(
+                    f'{self.start}: its image settings are {started.image_spec}, expected '
+                    f'{model.image_spec} as in this run; start from a checkpoint of this training'
+                )
             model.load_state_dict(started.state_dict())
         else:
             shard = next(read_shards(self.shards()))

@@ -13,6 +13,7 @@ from harness.released_checkpoint import (
     write_finetuned_checkpoint,
     write_hub_checkpoint,
     write_profiles,
+    write_transformers_5_checkpoint,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -24,6 +25,7 @@ from openvla_ros.evaluation import replay, rollout
 FORMS = {
     'hub': (write_hub_checkpoint, 'bridge_orig'),
     'finetuned': (write_finetuned_checkpoint, 'bridge_like'),
+    'transformers_5': (write_transformers_5_checkpoint, 'bridge_like'),
 }
 STEP_S = 0.2
 START_NS = 1_700_000_000_000_000_000

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers
+from transformers import LlamaConfig
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
 TINY = GOLDEN / 'openvla_tiny'
@@ -89,6 +90,30 @@ def write_finetuned_checkpoint(folder):
         for key, entry in golden.items()
     }
     _json(folder / 'dataset_statistics.json', statistics)
+    return folder
+
+
+def write_transformers_5_checkpoint(folder):
+    """The fine-tuned checkpoint, loaded and saved again by transformers 5; returns the folder.
+
+    Its processor_config.json holds the image settings, config.json says dtype, and the language
+    model's part is written with rope_parameters.
+    """
+    write_finetuned_checkpoint(folder)
+    config = json.loads((folder / 'config.json').read_text())
+    config['text_config'] = LlamaConfig(**config['text_config']).to_dict()
+    assert 'rope_parameters' in config['text_config']
+    config['dtype'] = config.pop('torch_dtype')
+    _json(folder / 'config.json', config)
+    processor = {'image_processor': _released(), 'processor_class': 'PrismaticProcessor'}
+    _json(folder / 'processor_config.json', processor)
+    tokenizer = json.loads((folder / 'tokenizer_config.json').read_text())
+    del tokenizer['added_tokens_decoder']
+    tokenizer |= {'backend': 'tokenizers', 'tokenizer_class': 'TokenizersBackend'}
+    _json(folder / 'tokenizer_config.json', tokenizer)
+    for name in ('preprocessor_config', 'special_tokens_map', 'added_tokens'):
+        (folder / f'{name}.json').unlink()
+    (folder / 'tokenizer.model').unlink()
     return folder
 
 

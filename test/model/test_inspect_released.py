@@ -13,13 +13,18 @@ from harness.released_checkpoint import (
     expected_tokens,
     write_finetuned_checkpoint,
     write_hub_checkpoint,
+    write_transformers_5_checkpoint,
 )
 
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.inspect import main
 from openvla_ros.model.local_backend import LocalBackend
 
-WRITE = {'hub': write_hub_checkpoint, 'finetuned': write_finetuned_checkpoint}
+WRITE = {
+    'hub': write_hub_checkpoint,
+    'finetuned': write_finetuned_checkpoint,
+    'transformers_5': write_transformers_5_checkpoint,
+}
 
 
 @pytest.fixture(scope='module', params=WRITE)

@@ -28,12 +28,8 @@ def write(folder, name, content):
 
 
 def nested(content=RELEASED):
-    """As ProcessorMixin.save_pretrained of transformers 5 writes it."""
-    return {
-        'auto_map': {'AutoProcessor': 'processing_prismatic.PrismaticProcessor'},
-        'image_processor': content,
-        'processor_class': 'PrismaticProcessor',
-    }
+    """As ProcessorMixin.save_pretrained of transformers 5.23 writes it."""
+    return {'image_processor': content, 'processor_class': 'PrismaticProcessor'}
 
 
 def test_transformers_5_s_processor_config_alone_gives_the_released_pixels(folder):

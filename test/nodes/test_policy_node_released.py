@@ -16,6 +16,7 @@ from harness.released_checkpoint import (
     write_finetuned_checkpoint,
     write_hub_checkpoint,
     write_profiles,
+    write_transformers_5_checkpoint,
 )
 
 from openvla_ros.core.strict_config import ConfigError
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.ros
 FORMS = {
     'hub': (write_hub_checkpoint, 'bridge_orig'),
     'finetuned': (write_finetuned_checkpoint, 'bridge_like'),
+    'transformers_5': (write_transformers_5_checkpoint, 'bridge_like'),
 }
 PATIENT = ('allow_slow:=true', 'max_observation_age_s:=5.0', 'hang_timeout_s:=30.0')
 

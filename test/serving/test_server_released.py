@@ -19,12 +19,17 @@ from harness.released_checkpoint import (
     expected_tokens,
     write_finetuned_checkpoint,
     write_hub_checkpoint,
+    write_transformers_5_checkpoint,
 )
 
 from openvla_ros.core.act_protocol import decode_array, request_body
 from openvla_ros.serving.__main__ import main
 
-WRITE = {'hub': write_hub_checkpoint, 'finetuned': write_finetuned_checkpoint}
+WRITE = {
+    'hub': write_hub_checkpoint,
+    'finetuned': write_finetuned_checkpoint,
+    'transformers_5': write_transformers_5_checkpoint,
+}
 
 
 @pytest.fixture(scope='module', params=WRITE)
@@ -100,7 +105,7 @@ def test_statistics_that_the_node_would_refuse_get_no_action(url, form):
     """Fractal's robot moves 0.3 m in a step; that must be said by whoever starts the server."""
     status, reply = ask(url, 0, 'fractal20220817_data')
     assert status == 422
-    if form == 'finetuned':  # config.json's statistics are the base's, not this model's
+    if form != 'hub':  # config.json's statistics are the base's, not this model's
         assert "got 'fractal20220817_data', expected one of: bridge_like" in reply['detail']
         return
     assert 'the statistics of fractal20220817_data allow 0.' in reply['detail']

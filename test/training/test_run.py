@@ -1,5 +1,6 @@
 """What a run leaves behind when it is stopped in the middle of an export."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,3 +103,15 @@ def test_an_export_replaces_the_one_before_it_only_when_it_is_whole(run, monkeyp
     run.export(target)
     assert not (target / 'of_the_first').exists()
     assert OpenVLA.from_pretrained(target).tokenizer is not None
+
+
+def test_a_start_that_sees_images_differently_is_refused(run, tmp_path):
+    started = run.export(tmp_path / 'start')
+    path = started / 'preprocessor_config.json'
+    config = json.loads(path.read_text())
+    going_on = Run(tmp_path / 'going_on', SIZES, started)
+    going_on.prepare(Demonstrations(run.shards()))
+    going_on.state(Schedule(steps=8))
+    path.write_text(json.dumps({**config, 'means': [[0.4, 0.4, 0.4], [0.5, 0.5, 0.5]]}))
+    with pytest.raises(ValueError, match=r'its image settings are .*start from a checkpoint of'):
+        going_on.state(Schedule(steps=8))
