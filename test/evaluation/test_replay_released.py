@@ -10,6 +10,7 @@ from harness.released_checkpoint import (
     SENTENCES,
     expected_action,
     expected_tokens,
+    write_adapter,
     write_finetuned_checkpoint,
     write_hub_checkpoint,
     write_profiles,
@@ -107,6 +108,20 @@ def test_a_replay_without_a_key_lists_the_checkpoint_s_own(folder, form, tmp_pat
     assert replay.main([str(tmp_path / 'bag'), '--checkpoint', str(folder)]) == 2
     keys = HUB_KEYS if form == 'hub' else ('bridge_like', 'no_mask', 'eight_dof')
     assert capsys.readouterr().err.strip().endswith('choose one of: ' + ', '.join(keys))
+
+
+@pytest.mark.parametrize(('head', 'status'), [('same', 0), ('other', 2)])
+def test_a_replay_takes_an_adapter_of_this_checkpoint_and_no_other(tmp_path, capsys, head, status):
+    folder = write_finetuned_checkpoint(tmp_path / 'checkpoint')
+    write_bag(tmp_path / 'bag', folder, 'bridge_like')
+    adapter = write_adapter(tmp_path / 'adapter', head=head)
+    arguments = [str(tmp_path / 'bag'), '--checkpoint', str(folder), '--adapter', str(adapter)]
+    arguments += ['--dataset-directory', str(write_profiles(tmp_path / 'profiles'))]
+    arguments += ['--unnorm-key', 'bridge_like', '--against', 'none']
+    assert replay.main([*arguments, '--out', str(tmp_path / 'out')]) == status
+    said = capsys.readouterr()
+    assert ('or it is merged into this one already' in said.err) == (head == 'other')
+    assert ('8 images replayed' in said.out) == (head == 'same')
 
 
 def test_a_rollout_computes_with_the_stored_normalization(tmp_path):

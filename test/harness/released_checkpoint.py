@@ -117,6 +117,42 @@ def write_transformers_5_checkpoint(folder):
     return folder
 
 
+def write_adapter(folder, *, head):
+    """An adapter folder as finetune.py saves it (peft 0.11.1), with the golden statistics.
+
+    Args:
+        folder: Made.
+        head: The head it was trained on: 'same' as the golden checkpoint's, or 'other'.
+    """
+    folder.mkdir(parents=True)
+    layer, rank = 'base_model.model.language_model.model.layers.0.self_attn.q_proj', 4
+    base = load_file(TINY / 'model.safetensors')['language_model.lm_head.weight']
+    tensors = {
+        f'{layer}.lora_A.weight': base.new_full((rank, 64), 0.01),
+        f'{layer}.lora_B.weight': base.new_full((64, rank), 0.01),
+        'base_model.model.language_model.lm_head.base_layer.weight': (
+            base if head == 'same' else base + 0.5
+        ),
+    }
+    save_file(tensors, folder / 'adapter_model.safetensors', metadata={'format': 'pt'})
+    config = {
+        'alpha_pattern': {}, 'auto_mapping': None, 'base_model_name_or_path': 'openvla/openvla-7b',
+        'bias': 'none', 'fan_in_fan_out': False, 'inference_mode': True,
+        'init_lora_weights': 'gaussian', 'layer_replication': None, 'layers_pattern': None,
+        'layers_to_transform': None, 'loftq_config': {}, 'lora_alpha': rank, 'lora_dropout': 0.0,
+        'megatron_config': None, 'megatron_core': 'megatron.core', 'modules_to_save': None,
+        'peft_type': 'LORA', 'r': rank, 'rank_pattern': {}, 'revision': None,
+        'target_modules': ['q_proj', 'lm_head'], 'task_type': None, 'use_dora': False,
+        'use_rslora': False,
+    }  # fmt: skip
+    _json(folder / 'adapter_config.json', config)
+    _json(
+        folder / 'dataset_statistics.json',
+        json.loads((TINY / 'config.json').read_text())['norm_stats'],
+    )
+    return folder
+
+
 def write_profiles(folder):
     """Dataset profiles that leave the resize to the processor, as the golden data was made."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from harness.released_checkpoint import (
     SENTENCES,
     expected_action,
     expected_tokens,
+    write_adapter,
     write_finetuned_checkpoint,
     write_hub_checkpoint,
     write_profiles,
@@ -83,6 +84,20 @@ def test_the_node_publishes_the_golden_tokens_and_actions(folder, form, tmp_path
                 golden = EXPECTED[f'action_{i}']
                 np.testing.assert_allclose(action.action, golden, rtol=0, atol=1e-12)
             assert action.unnorm_key == key
+
+
+def test_an_adapter_of_another_checkpoint_ends_the_node_with_both_reasons(tmp_path):
+    folder = write_finetuned_checkpoint(tmp_path / 'checkpoint')
+    adapter = write_adapter(tmp_path / 'adapter', head='other')
+    profiles = write_profiles(tmp_path / 'profiles')
+    with PolicyBench(tmp_path, deadline_s=60.0) as bench:
+        given = ('unnorm_key:=bridge_like', f'dataset_directory:={profiles}')
+        process = start(bench, folder, f'adapter:={adapter}', *given)
+        assert process.wait(50.0) == 2
+        said = process.log_text()
+        assert bench.heard.actions == []
+    assert 'it belongs to another checkpoint, or it is merged into this one already' in said
+    assert 'Traceback' not in said
 
 
 def golden_action(bench, i):

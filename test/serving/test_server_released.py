@@ -17,6 +17,7 @@ from harness.released_checkpoint import (
     SENTENCES,
     expected_action,
     expected_tokens,
+    write_adapter,
     write_finetuned_checkpoint,
     write_hub_checkpoint,
     write_transformers_5_checkpoint,
@@ -117,3 +118,10 @@ def test_a_server_of_nothing_but_such_statistics_does_not_start(tmp_path, capsys
     argv = ['--model', str(folder), '--device', 'cpu', '--unnorm-key', 'fractal20220817_data']
     assert main(argv) == 2
     assert 'raise plausible_step_m and plausible_step_rad' in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_checkpoint_is_not_served(tmp_path, capsys):
+    folder = write_hub_checkpoint(tmp_path / 'checkpoint')
+    adapter = write_adapter(tmp_path / 'adapter', head='other')
+    assert main(['--model', str(folder), '--device', 'cpu', '--adapter', str(adapter)]) == 2
+    assert 'or it is merged into this one already' in capsys.readouterr().err
