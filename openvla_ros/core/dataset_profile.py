@@ -17,6 +17,9 @@ from openvla_ros.core.strict_config import ConfigError, did_you_mean, parse_file
 _FACTS = ('frame', 'rotation', 'translation_scale_m', 'rotation_scale_rad', 'step_s')
 _SOURCED = (*_FACTS, 'gripper', 'image', 'camera')
 _TEMPLATE = 'template'
+#: What an arm may plausibly be asked for in one step, where nothing else is set.
+PLAUSIBLE_STEP_M = 0.10
+PLAUSIBLE_STEP_RAD = 0.60
 _NO_NOOPS = '_no_noops'
 
 
@@ -157,6 +160,20 @@ def load_dataset_profile(unnorm_key: str, directory: str | Path | None = None) -
     return profile
 
 
+def find_dataset_profile(
+    unnorm_key: str, directory: str | Path | None = None
+) -> DatasetProfile | None:
+    """Read the profile of a dataset as ``load_dataset_profile``; None where there is none.
+
+    Raises:
+        ConfigError: there is one that cannot be used.
+    """
+    known = list_dataset_profiles(directory)
+    if unnorm_key in known or unnorm_key.removesuffix(_NO_NOOPS) in known:
+        return load_dataset_profile(unnorm_key, directory)
+    return None
+
+
 def to_eef_delta(action: ArrayLike, profile: DatasetProfile) -> EefDelta:
     """Turn an action in dataset units into a displacement in metres and radians.
 
@@ -221,6 +238,36 @@ def step_envelope(stats: ActionStats, profile: DatasetProfile) -> tuple[float, f
         float(np.linalg.norm(reach[:3])) * profile.translation_scale_m,
         float(np.linalg.norm(reach[3:6])) * profile.rotation_scale_rad,
     )
+
+
+def check_step_envelope(
+    stats: ActionStats,
+    profile: DatasetProfile,
+    *,
+    plausible_step_m: float = PLAUSIBLE_STEP_M,
+    plausible_step_rad: float = PLAUSIBLE_STEP_RAD,
+) -> None:
+    """Refuse statistics whose actions would be implausibly large for an arm.
+
+    A wrong key or a wrong unit is a factor of 20 to 35; it shows here before anything moves.
+
+    Args:
+        stats: Of the dataset that is used.
+        profile: Its conventions.
+        plausible_step_m: Largest displacement of one step [m].
+        plausible_step_rad: Largest rotation of one step [rad].
+
+    Raises:
+        ConfigError: they are, or they are not of seven-number actions.
+    """
+    step_m, step_rad = step_envelope(stats, profile)
+    if step_m > plausible_step_m or step_rad > plausible_step_rad:
+        raise ConfigError(
+            f'the statistics of {profile.unnorm_key} allow {step_m:.3f} m and {step_rad:.3f} rad '
+            f'in one step, plausible are {plausible_step_m:g} m and {plausible_step_rad:g} rad: a '
+            'wrong key or a wrong unit; if it is right, raise plausible_step_m and '
+            'plausible_step_rad'
+        )
 
 
 def _folder(directory: str | Path | None) -> Path:

@@ -60,9 +60,12 @@ class ImageSpec:
         """Read the content of a preprocessor_config.json.
 
         ``image_resize_strategy`` decides; the derived ``tvf_*`` entries are checked against what
-        they derive from. Two exceptions: a stored letterbox colour wins over the derived one, as
-        in the original processor, and ``tvf_do_letterbox: false`` beside a letterbox is passed
-        over: it is what that processor starts from, and stays when only the strategy is edited.
+        they derive from. Three exceptions. A stored letterbox colour wins over the derived one,
+        and stored ``tvf_normalize_params`` that are the bfloat16 rounding of means and stds win
+        over those, as in the original processor: the released files were written under bfloat16,
+        and training and inference used the rounded numbers. ``tvf_do_letterbox: false`` beside a
+        letterbox is passed over: it is what that processor starts from, and stays when only the
+        strategy is edited.
 
         Raises:
             ConfigError: a key is missing, of another type, unknown or contradicts another.
@@ -96,7 +99,9 @@ class ImageSpec:
                 f'{len(towers)} tower(s)'
             )
         _check_derived_entries(config, strategy, towers, where)
-        return cls(strategy, _letterbox_fill(config, strategy, towers, where), towers)
+        fill = _letterbox_fill(config, strategy, towers, where)
+        normalized = (_as_normalized(config, i, tower, where) for i, tower in enumerate(towers))
+        return cls(strategy, fill, tuple(normalized))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,16 +402,51 @@ def _check_derived_entries(
             ('tvf_resize_params', 'size'): whole if strategy == 'resize-naive' else tower.size,
             ('tvf_crop_params', 'output_size'): whole,
             ('tvf_resize_params', 'interpolation'): int(_RESAMPLING[tower.interpolation]),
-            ('tvf_normalize_params', 'mean'): list(tower.mean),
-            ('tvf_normalize_params', 'std'): list(tower.std),
         }
         for (group, name), want in expected.items():
-            entries = config.get(group)
-            if not isinstance(entries, list) or len(entries) <= i or name not in entries[i]:
-                continue
-            got = entries[i][name]
-            if not np.array_equal(np.asarray(got, np.float32), np.asarray(want, np.float32)):
+            got = _stored_entry(config, group, i, name, where)
+            if got is not None and got != want:
                 raise ConfigError(
                     f'{where}: {group}[{i}].{name} is {got}, but the other entries say {want}; '
                     'the file contradicts itself'
                 )
+
+
+def _as_normalized(
+    config: Mapping[str, Any], index: int, tower: TowerInput, where: str
+) -> TowerInput:
+    """Return the tower with the mean and std that the original processor computes with."""
+    used = {'mean': tower.mean, 'std': tower.std}
+    for name, key, derived in (('mean', 'means', tower.mean), ('std', 'stds', tower.std)):
+        stored = _stored_entry(config, 'tvf_normalize_params', index, name, where)
+        if stored is None:
+            continue
+        at = f'{where}: tvf_normalize_params[{index}].{name}'
+        got, exact = _triple(stored, at), np.asarray(derived, np.float32)
+        rounded = _rounded_to_bfloat16(exact)
+        if not any(np.array_equal(np.asarray(got, np.float32), v) for v in (exact, rounded)):
+            raise ConfigError(
+                f'{at}: got {list(got)}, expected {key}[{index}] {list(derived)} or its bfloat16 '
+                f'rounding {rounded.tolist()}; the file contradicts itself, download it again'
+            )
+        used[name] = got
+    return dataclasses.replace(tower, mean=used['mean'], std=used['std'])
+
+
+def _stored_entry(config: Mapping[str, Any], group: str, index: int, name: str, where: str) -> Any:
+    """Return a derived entry of a tower as the file stores it; None where it does not."""
+    entries = config.get(group)
+    if entries is None:
+        return None
+    if not isinstance(entries, list) or any(not isinstance(e, Mapping) for e in entries):
+        raise ConfigError(f'{where}: {group}: got {entries!r}, expected a list of mappings')
+    return entries[index].get(name) if index < len(entries) else None
+
+
+def _rounded_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round float32 to the nearest bfloat16, ties to even, and back."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(
+        16
+    )
+    return np.asarray((rounded << np.uint32(16)).view(np.float32))

@@ -208,6 +208,7 @@ def parse_norm_stats(content: Any, where: str) -> dict[str, ActionStats]:
     """Read ``{unnorm_key: {action: {q01, q99, ...}}}``; raises ConfigError naming ``where``."""
     if not isinstance(content, Mapping) or not content:
         raise ConfigError(f'{where}: holds no statistics, expected a mapping by dataset')
+    _refuse_nameless(content, where)
     stats = {}
     for key, entry in content.items():
         if not isinstance(entry, Mapping) or 'action' not in entry:
@@ -217,6 +218,18 @@ def parse_norm_stats(content: Any, where: str) -> dict[str, ActionStats]:
 
 
 _JSON_NAME = {'minimum': 'min', 'maximum': 'max'}
+
+
+def _refuse_nameless(content: Mapping[str, Any], where: str) -> None:
+    """Refuse the statistics of one dataset that do not say which, as RLDS' loader caches them."""
+    action = content.get('action')
+    if isinstance(action, Mapping) and 'action' not in action:
+        raise ConfigError(
+            f'{where}: holds the statistics of one dataset without its name, as the RLDS loader '
+            'caches them beside the data (dataset_statistics_<hash>.json); expected a mapping by '
+            'dataset: take the dataset_statistics.json of the training run, or put this content '
+            'under the name of its dataset'
+        )
 
 
 def _load_json(path: Path) -> Any:

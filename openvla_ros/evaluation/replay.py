@@ -6,6 +6,7 @@ one. Nothing is published.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -210,7 +211,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     try:
         _default_network(options)
-        profile = load_dataset_profile(options.unnorm_key)
+        profile = load_dataset_profile(options.unnorm_key, options.dataset_directory)
         if options.instruction is not None:
             parse_instruction(options.instruction)
         with Recording(options.bag) as recording:
@@ -353,6 +354,9 @@ def _default_network(options: argparse.Namespace) -> None:
     if options.server_url:
         if options.model:
             raise ConfigError('both --model and --server-url are given; say which network to run')
+        offered = [] if options.unnorm_key else _server_keys(options.server_url)
+        if offered:
+            options.unnorm_key = resolve_unnorm_key(offered, None)
         return
     if not options.model:
         options.model = str(resource_path('checkpoints/demo'))
@@ -362,11 +366,18 @@ def _default_network(options: argparse.Namespace) -> None:
             flush=True,
         )
     if not options.unnorm_key:
-        from openvla_ros.model.hub import checkpoint_folder
-        from openvla_ros.model.local_backend import norm_stats_of
+        from openvla_ros.model.local_backend import statistics_of
 
-        statistics = norm_stats_of(checkpoint_folder(options.model), options.adapter)
-        options.unnorm_key = resolve_unnorm_key(statistics, None)
+        options.unnorm_key = resolve_unnorm_key(
+            statistics_of(options.model, options.adapter), None
+        )
+
+
+def _server_keys(server_url: str) -> list[str]:
+    from openvla_ros.remote.backend import RemoteBackend
+
+    with contextlib.closing(RemoteBackend(server_url, '', timeout_s=60.0)) as backend:
+        return backend.unnorm_keys()
 
 
 def _backend(options: argparse.Namespace) -> InferenceBackend:
@@ -379,6 +390,7 @@ def _backend(options: argparse.Namespace) -> InferenceBackend:
     return LocalBackend.load(
         options.model,
         options.unnorm_key,
+        dtype=options.dtype,
         device=options.device,
         quantization=options.quantization,
         adapter=options.adapter,
@@ -448,6 +460,7 @@ def _parser() -> argparse.ArgumentParser:
         default='',
         help='dataset profile and statistics to use (default: the only one the checkpoint has)',
     )
+    add('--dataset-directory', help="folder of dataset profiles (default: the package's own)")
     add(
         '--model',
         '--checkpoint',
@@ -456,6 +469,12 @@ def _parser() -> argparse.ArgumentParser:
     add('--adapter', help='folder of a LoRA adapter to go on top')
     add('--server-url', help='ask a server instead of loading a model')
     add('--device', default='cpu', help='torch device (default: cpu)')
+    add(
+        '--dtype',
+        choices=('auto', 'float32', 'bfloat16', 'float16'),
+        default='auto',
+        help="number format of the weights (default: auto, the checkpoint's)",
+    )
     add('--quantization', help="scheme such as 'nf4' or 'int8' (default: none)")
     add('--instruction', help='sentence for all images; default: the recorded instruction topic')
     add('--image-topic', help='camera topic, where there are several')

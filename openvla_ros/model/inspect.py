@@ -13,23 +13,26 @@ import torch
 
 from openvla_ros.core.dataset_profile import (
     DatasetProfile,
-    list_dataset_profiles,
-    load_dataset_profile,
+    check_step_envelope,
+    find_dataset_profile,
 )
 from openvla_ros.core.normalization import ActionStats
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.adapter_match import check_adapter_match
 from openvla_ros.model.checkpoint import StoredTensor, check_tensors, stored_tensors
-from openvla_ros.model.config import OpenVLAConfig, load_config, named_device, read_json_object
+from openvla_ros.model.config import OpenVLAConfig, load_config, named_device
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.local_backend import norm_stats_of
-from openvla_ros.model.openvla import PREPROCESSOR_FILE, OpenVLA
+from openvla_ros.model.lora import LoraAdapter
+from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.precision import (
     free_memory_bytes,
     has_native_bf16,
     needed_bytes,
     precision_of_checkpoint,
 )
+from openvla_ros.model.preprocessor import read_preprocessor
 from openvla_ros.model.quantization import SCHEMES
 from openvla_ros.model.self_test import run_self_test
 from openvla_ros.model.tokenizer import PromptTokenizer, find_tokenizer
@@ -59,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = checkpoint_folder(
             options.path, revision=options.revision, allow_download=options.allow_download
         )
-        for line in report(folder, adapter=options.adapter):
+        for line in report(
+            folder, adapter=options.adapter, dataset_directory=options.dataset_directory
+        ):
             print(line)
         if not options.no_self_test:
             print(_row('self-test', self_test(folder, options.adapter, options.device)))
@@ -69,34 +74,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(folder: Path, *, adapter: str | Path | None = None) -> list[str]:
+def report(
+    folder: Path,
+    *,
+    adapter: str | Path | None = None,
+    dataset_directory: str | Path | None = None,
+) -> list[str]:
     """Return the lines that describe a checkpoint folder.
+
+    Args:
+        folder: The checkpoint's.
+        adapter: Folder of a LoRA adapter on top of it.
+        dataset_directory: Folder of dataset profiles; the package's own if None.
 
     Raises:
         ConfigError, CheckpointError: it cannot be used; the message says why.
     """
     config = load_config(folder)
-    preprocessor = read_json_object(folder / PREPROCESSOR_FILE)
+    preprocessor = read_preprocessor(folder)
     tokenizer = find_tokenizer(folder)
     model = OpenVLA(
         config,
-        preprocessor,
+        preprocessor.content,
         dtype=config.dtype,
         device='meta',
         tokenizer=tokenizer,
-        where=folder,
+        where=preprocessor.where,
     )
     stored = stored_tensors(folder)
     check_tensors(stored, model.used_shapes(), model.unused_shapes(), folder)
+    doubts = _adapter_doubts(model, stored, folder, adapter)
     statistics = norm_stats_of(folder, adapter, allow_base=True)
     return [
         f'{folder}',
+        *doubts,
         *_architecture(config),
         *_prompt(config, tokenizer),
         *_image(model),
         *_parameters(stored, set(model.used_shapes())),
         *_precisions(model),
-        *_statistics(statistics),
+        *_statistics(statistics, dataset_directory),
         *_licences(config, stored),
     ]
 
@@ -120,6 +137,19 @@ def self_test(folder: Path, adapter: str | Path | None, device: str) -> str:
         adapter=adapter,
     )
     return f'passed in {precision.name} on {chosen}; {run_self_test(model).sentence()}'
+
+
+def _adapter_doubts(
+    model: OpenVLA,
+    stored: Mapping[str, StoredTensor],
+    folder: Path,
+    adapter: str | Path | None,
+) -> list[str]:
+    if adapter is None:
+        return []
+    lora = LoraAdapter.load(adapter).restrict(model.used_shapes(), model.unused_shapes())
+    doubt = check_adapter_match(lora, stored, folder)
+    return [_row('adapter', f'{adapter}'), *([_row('', doubt)] if doubt else [])]
 
 
 def _architecture(config: OpenVLAConfig) -> list[str]:
@@ -161,7 +191,13 @@ def _prompt(config: OpenVLAConfig, tokenizer: PromptTokenizer | None) -> list[st
 def _image(model: OpenVLA) -> list[str]:
     spec = model.image_spec
     filters = ', '.join(dict.fromkeys(tower.interpolation for tower in spec.towers))
-    return [_row('image', f'{spec.size} x {spec.size}, {spec.resize_strategy}, {filters}')]
+    lines = [_row('image', f'{spec.size} x {spec.size}, {spec.resize_strategy}, {filters}')]
+    for i, tower in enumerate(spec.towers):
+        mean, std = (', '.join(f'{v:.9g}' for v in values) for values in (tower.mean, tower.std))
+        derived = model.preprocessor['means'][i], model.preprocessor['stds'][i]
+        note = '' if ([*tower.mean], [*tower.std]) == derived else ' (stored bfloat16)'
+        lines.append(_row('', f'tower {i}: mean {mean}; std {std}{note}'))
+    return lines
 
 
 def _parameters(stored: Mapping[str, StoredTensor], used: set[str]) -> list[str]:
@@ -209,15 +245,26 @@ def _precisions(model: OpenVLA) -> list[str]:
     return lines
 
 
-def _statistics(statistics: Mapping[str, ActionStats]) -> list[str]:
-    rows: list[tuple[str, ...]] = [
-        ('unnorm_key', 'tokens', 'x', 'y', 'z [mm]', 'r1', 'r2', 'r3 [mrad]', 'profile')
-    ]
-    known = _profiles(statistics)
+def _statistics(statistics: Mapping[str, ActionStats], directory: str | Path | None) -> list[str]:
+    head = ('unnorm_key', 'tokens', 'x', 'y', 'z [mm]', 'r1', 'r2', 'r3 [mrad]', 'profile')
+    rows: list[tuple[str, ...]] = [head]
+    refusals = []
     for key, stats in statistics.items():
-        rows.append((key, str(stats.action_dim), *_envelope(stats, known.get(key))))
-    head = 'reach of one step, lowest and highest'
-    return [_row('statistics', head), *_table(rows)]
+        profile = find_dataset_profile(key, directory)
+        rows.append((key, str(stats.action_dim), *_envelope(stats, profile)))
+        refusals += _refusals(key, stats, profile)
+    reach = 'reach of one step, lowest and highest'
+    return [_row('statistics', reach), *_table(rows), *refusals]
+
+
+def _refusals(key: str, stats: ActionStats, profile: DatasetProfile | None) -> list[str]:
+    """What policy_node would say of these statistics, if it refuses them."""
+    try:
+        if profile is not None:
+            check_step_envelope(stats, profile)
+    except ConfigError as error:
+        return [_row('', f'{key} is refused by policy_node: {error}')]
+    return []
 
 
 def _envelope(stats: ActionStats, profile: DatasetProfile | None) -> tuple[str, ...]:
@@ -232,15 +279,6 @@ def _envelope(stats: ActionStats, profile: DatasetProfile | None) -> tuple[str, 
         for i, scale in enumerate([metres] * 3 + [radians] * 3)
     ]
     return (*cells, f'{1.0 / profile.step_s:.3g} Hz' if profile else 'none: as m and rad')
-
-
-def _profiles(statistics: Mapping[str, ActionStats]) -> dict[str, DatasetProfile]:
-    known = set(list_dataset_profiles())
-    return {
-        key: load_dataset_profile(key)
-        for key in statistics
-        if key in known or key.removesuffix('_no_noops') in known
-    }
 
 
 def _licences(config: OpenVLAConfig, stored: Mapping[str, StoredTensor]) -> list[str]:
@@ -272,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('path', help='folder of the checkpoint, or a hub id that is in the cache')
     add('--adapter', help='folder of a LoRA adapter to go on top')
+    add('--dataset-directory', help="folder of dataset profiles (default: the package's own)")
     add('--revision', help='branch, tag or commit of a hub id')
     add('--device', default='auto', help="of the self-test: 'auto', 'cpu' or 'cuda'")
     add('--no-self-test', action='store_true', help='do not load the weights')

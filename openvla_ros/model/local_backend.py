@@ -277,6 +277,17 @@ def norm_stats_of(
     return load_norm_stats(adapter, None)
 
 
+def statistics_of(
+    path: str | Path, adapter: str | Path | None = None, *, revision: str | None = None
+) -> dict[str, ActionStats]:
+    """Read the statistics of a checkpoint that is on this machine, by its path or hub id.
+
+    Raises:
+        ConfigError: as ``checkpoint_folder`` and ``norm_stats_of``.
+    """
+    return norm_stats_of(checkpoint_folder(path, revision=revision), adapter)
+
+
 class _Stages:
     """Time from one stage's end to the next: on the clock, or between events in a GPU's queue."""
 

@@ -4,7 +4,8 @@ The folder holds adapter_config.json and adapter_model.safetensors with tensors
 ``base_model.model.<layer>.lora_A.weight`` [r, in] and ``.lora_B.weight`` [out, r], convolutions as
 [r, in, k, k] and [out, r, 1, 1]. The adapted weight is W + (alpha / r) B A (Hu et al. 2021).
 Upstream's ``target_modules='all-linear'`` adapts lm_head too, and the file then holds the base's
-lm_head (``lm_head.base_layer.weight``), which replaces the checkpoint's as peft does it. Adapters
+lm_head (``lm_head.base_layer.weight``). Peft puts it in place of the checkpoint's; here it must
+equal that (``model.adapter_match``): where it does not, the two do not belong together. Adapters
 of blocks that never run (the towers' last block, the pooling head) are left out.
 """
 
@@ -78,7 +79,7 @@ class LoraAdapter:
         folder: Where it came from.
         scale: alpha / r (or alpha / sqrt(r) where the adapter says rslora).
         layers: Adapters by the name of the layer, as in the checkpoint.
-        replaced: Base weights that the adapter file brings along, by tensor name.
+        bases: Base weights that the adapter file brings along, by tensor name.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class LoraAdapter:
         folder: Path,
         scale: float,
         layers: Mapping[str, LowRank],
-        replaced: Mapping[str, Tensor],
+        bases: Mapping[str, Tensor],
     ) -> None:
         self.folder = folder
         self.scale = scale
         self.layers = dict(layers)
-        self.replaced = dict(replaced)
+        self.bases = dict(bases)
 
     @classmethod
     def load(cls, folder: str | Path) -> LoraAdapter:
@@ -104,10 +105,10 @@ class LoraAdapter:
         rank, scale = _read_config(folder / CONFIG_FILE)
         found = _read_weights(folder / WEIGHTS_FILE)
         layers: dict[str, LowRank] = {}
-        replaced: dict[str, Tensor] = {}
+        bases: dict[str, Tensor] = {}
         for name, parts in found.items():
             if 'base' in parts:
-                replaced[f'{name}.weight'] = parts['base']
+                bases[f'{name}.weight'] = parts['base']
             if ('A' in parts) != ('B' in parts):
                 raise ConfigError(
                     f'{folder / WEIGHTS_FILE}: {name} has only one of lora_A and lora_B; save the '
@@ -118,7 +119,7 @@ class LoraAdapter:
                 _check_rank(layers[name], rank, folder / WEIGHTS_FILE, name)
         if not layers:
             raise ConfigError(f'{folder / WEIGHTS_FILE}: holds no lora_A and lora_B tensors')
-        return cls(folder, scale, layers, replaced)
+        return cls(folder, scale, layers, bases)
 
     @property
     def statistics_file(self) -> Path | None:
@@ -149,15 +150,15 @@ class LoraAdapter:
                     f'{self.folder / WEIGHTS_FILE}: adapts {name} of shape {list(shape)}, but the '
                     f'checkpoint has {what}; use the base checkpoint it was trained on'
                 )
-        replaced = {name: value for name, value in self.replaced.items() if name not in unused}
-        for name, value in replaced.items():
+        bases = {name: value for name, value in self.bases.items() if name not in unused}
+        for name, value in bases.items():
             if used.get(name) != tuple(value.shape):
                 raise ConfigError(
                     f'{self.folder / WEIGHTS_FILE}: brings {name} of shape {list(value.shape)}, '
                     f'but the checkpoint has {list(used.get(name, ()))}; use the base checkpoint '
                     'it was trained on'
                 )
-        return LoraAdapter(self.folder, self.scale, layers, replaced)
+        return LoraAdapter(self.folder, self.scale, layers, bases)
 
     def merged(self, name: str, value: Tensor) -> Tensor:
         """The tensor of the checkpoint as the adapter changes it, on the CPU, in its dtype.
@@ -166,16 +167,11 @@ class LoraAdapter:
             name: As in the checkpoint, such as 'language_model.lm_head.weight'.
             value: From the checkpoint; not written to.
         """
-        value = self.base(name, value)
         low = self.layers.get(name.removesuffix('.weight')) if name.endswith('.weight') else None
         if low is None:
             return value
         # Added before rounding to the weight's dtype, as peft's in-place addition does.
         return (value + low.delta(self.scale)).to(value.dtype)
-
-    def base(self, name: str, value: Tensor) -> Tensor:
-        """The base weight under the adapter: the file's where it brings one, else ``value``."""
-        return self.replaced[name].to(value.dtype) if name in self.replaced else value
 
     def attach(self, model: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
         """Put the adapters beside the layers of ``model``, whose weights stay as they are.

@@ -6,6 +6,7 @@ d language width, W rows of the embedding (V plus padding rows), S side of the i
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from openvla_ros.core.image import ImageSpec
 from openvla_ros.core.normalization import STATISTICS_FILE
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.model.adapter_match import check_adapter_match
 from openvla_ros.model.checkpoint import (
     CheckpointError,
     Progress,
     ProgressLine,
+    StoredTensor,
     check_tensors,
     load_weights,
     save_weights,
@@ -32,7 +35,6 @@ from openvla_ros.model.config import (
     load_config,
     named_device,
     named_dtype,
-    read_json_object,
 )
 from openvla_ros.model.decoding import (
     DecodeResult,
@@ -44,15 +46,16 @@ from openvla_ros.model.decoding import (
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.lora import LoraAdapter
+from openvla_ros.model.preprocessor import PREPROCESSOR_FILE, read_preprocessor
 from openvla_ros.model.projector import Projector
 from openvla_ros.model.quantization import Quantizer, quantization_scheme
 from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_tokenizer
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
-PREPROCESSOR_FILE = 'preprocessor_config.json'
 #: Tensors, or what becomes one.
 Pixels = Tensor | NDArray[np.float32]
 PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
+_LOG = logging.getLogger('openvla_ros.model')
 _TOWER_NAMES = ('featurizer', 'fused_featurizer')
 
 
@@ -77,16 +80,14 @@ class OpenVLA(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str = 'cpu',
         tokenizer: PromptTokenizer | None = None,
-        where: str | Path = '',
+        where: str = PREPROCESSOR_FILE,
     ) -> None:
         super().__init__()
         _check_tokenizer(config, tokenizer)
         factory: dict[str, Any] = {'dtype': dtype, 'device': device}
         self.config = config
         self.preprocessor = preprocessor
-        self.image_spec = _matching_spec(
-            config, preprocessor, str(Path(where) / PREPROCESSOR_FILE)
-        )
+        self.image_spec = _matching_spec(config, preprocessor, where)
         self.tokenizer = tokenizer
         self.space_id = tokenizer.space_id if tokenizer else LLAMA_SPACE_ID
         self.vision_backbone = VisionBackbone(config.towers, **factory)
@@ -155,15 +156,16 @@ class OpenVLA(nn.Module):
                 names (bfloat16).
             device: Of the parameters; 'auto' is a GPU where there is one.
             quantization: None or a scheme of ``model.quantization``, such as 'nf4' or 'int8'.
-            adapter: Folder of a LoRA adapter to put on top.
+            adapter: Folder of a LoRA adapter to put on top; base weights it brings along must be
+                the checkpoint's.
             merge_adapter: Add the adapter to the weights; otherwise it runs beside them.
             allow_download: Fetch a hub id that the local cache does not have; what starts a robot
                 (``LocalBackend``) does so only when asked.
             progress: Called with (bytes read, bytes in all); by default a line on stderr.
 
         Raises:
-            ConfigError: there is no such checkpoint or device, or one of the checkpoint's JSON
-                files cannot be used.
+            ConfigError: there is no such checkpoint or device, one of the checkpoint's JSON
+                files cannot be used, or the adapter does not belong to the checkpoint.
             CheckpointError: the weights cannot be used; file and tensor are named.
         """
         device = named_device(device)
@@ -172,19 +174,22 @@ class OpenVLA(nn.Module):
         )
         config = load_config(folder)
         dtype = named_dtype(dtype, config.dtype)
+        preprocessor = read_preprocessor(folder)
         model = cls(
             config,
-            read_json_object(folder / PREPROCESSOR_FILE),
+            preprocessor.content,
             dtype=dtype,
             device='meta',
             tokenizer=find_tokenizer(folder),
-            where=folder,
+            where=preprocessor.where,
         )
         stored = stored_tensors(folder)
         used, unused = model.used_shapes(), model.unused_shapes()
         check_tensors(stored, used, unused, folder)
         lora = LoraAdapter.load(adapter).restrict(used, unused) if adapter else None
-        change = None if lora is None else lora.merged if merge_adapter else lora.base
+        if lora is not None:
+            _check_match(lora, stored, folder)
+        change = None if lora is None or not merge_adapter else lora.merged
         quantizer = None
         if quantization is not None:
             scheme = quantization_scheme(quantization)
@@ -473,6 +478,12 @@ def default_preprocessor(config: OpenVLAConfig) -> dict[str, Any]:
         'means': [list(tower.mean) for tower in towers],
         'stds': [list(tower.std) for tower in towers],
     }
+
+
+def _check_match(adapter: LoraAdapter, stored: Mapping[str, StoredTensor], folder: Path) -> None:
+    doubt = check_adapter_match(adapter, stored, folder)
+    if doubt:
+        _LOG.warning('%s', doubt)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

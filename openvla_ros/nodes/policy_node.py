@@ -29,7 +29,6 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
 from openvla_ros.core.image_monitor import COLORLESS_S
 from openvla_ros.core.policy_gate import PolicyGate
 from openvla_ros.core.refusal import Refusal
@@ -44,7 +43,12 @@ from openvla_ros.nodes.policy_cycle import Observation, PolicyCycle
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
 from openvla_ros.nodes.policy_parameters import PolicyParameters
 from openvla_ros.nodes.policy_report import READY, PolicyReport
-from openvla_ros.nodes.policy_startup import LoadBackend, load_backend, start_policy
+from openvla_ros.nodes.policy_startup import (
+    LoadBackend,
+    load_backend,
+    load_profile,
+    start_policy,
+)
 
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _REPORT_PERIOD_S = 1.0
@@ -72,9 +76,7 @@ class PolicyNode(Node):
         self.parameters = parameters
         for sentence in sections_for_other_nodes(self):
             raise ConfigError(sentence)
-        self.profile = load_dataset_profile(
-            parameters.unnorm_key, parameters.dataset_directory or None
-        )
+        self.profile = load_profile(parameters)
         frames = parameters.frames()
         self._frame_id = frames.base if self.profile.frame == 'base' else frames.ee
         self.stop_requested = False

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from openvla_ros.core.dataset_profile import PLAUSIBLE_STEP_M, PLAUSIBLE_STEP_RAD
 from openvla_ros.core.image_monitor import ImageLimits
 from openvla_ros.core.robot_frames import RobotFrames, robot_frames
 from openvla_ros.nodes.parameters import parameter
@@ -180,7 +181,7 @@ class PolicyParameters:
         read_only=False,
     )
     plausible_step_m: float = parameter(
-        0.10,
+        PLAUSIBLE_STEP_M,
         description='largest displacement of one step the statistics may allow; set it together '
         "with the robot profile's own bound",
         unit='m',
@@ -188,7 +189,7 @@ class PolicyParameters:
         hi=2.0,
     )
     plausible_step_rad: float = parameter(
-        0.60,
+        PLAUSIBLE_STEP_RAD,
         description='largest rotation of one step the statistics may allow',
         unit='rad',
         lo=0.001,

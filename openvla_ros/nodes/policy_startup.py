@@ -1,12 +1,19 @@
 """From parameters to a policy that may act: load, warm up, check statistics and rate."""
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from openvla_ros.core.dataset_profile import DatasetProfile, step_envelope
+from openvla_ros.core.dataset_profile import (
+    DatasetProfile,
+    check_step_envelope,
+    find_dataset_profile,
+    list_dataset_profiles,
+    load_dataset_profile,
+)
 from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
 from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.policy import Policy
@@ -107,12 +114,55 @@ def start_policy(
     return policy
 
 
+def load_profile(parameters: PolicyParameters) -> DatasetProfile:
+    """Read the profile of the dataset the parameters name.
+
+    Raises:
+        ConfigError: it cannot be used, or none is named; what the checkpoint offers is listed.
+    """
+    directory = parameters.dataset_directory or None
+    if parameters.unnorm_key:
+        return load_dataset_profile(parameters.unnorm_key, directory)
+    profiles = list_dataset_profiles(directory)
+    offered = _offered_keys(parameters)
+    if not offered:
+        return load_dataset_profile('', directory)
+    usable = [key for key in offered if find_dataset_profile(key, directory) is not None]
+    what = parameters.adapter or parameters.checkpoint or f'server {parameters.server_url}'
+    raise ConfigError(
+        f'unnorm_key: is not set; {what} has statistics of: {", ".join(offered)}; of these '
+        f'{", ".join(usable) or "none"} can be set now; another one needs a dataset profile made '
+        f'from template.yaml (there are profiles of {", ".join(profiles)})'
+    )
+
+
+def _offered_keys(parameters: PolicyParameters) -> list[str]:
+    """Keys of the checkpoint's (or its adapter's, or the server's) statistics; [] if unknown."""
+    try:
+        if parameters.server_url:
+            from openvla_ros.remote.backend import RemoteBackend
+
+            server = RemoteBackend(
+                parameters.server_url, '', timeout_s=parameters.server_timeout_s
+            )
+            with contextlib.closing(server):
+                return server.unnorm_keys()
+        if not parameters.checkpoint:
+            return []
+        _check_folder(parameters.checkpoint)
+        from openvla_ros.model.local_backend import statistics_of
+
+        adapter = Path(parameters.adapter).expanduser() if parameters.adapter else None
+        revision = parameters.revision or None
+        return list(statistics_of(parameters.checkpoint, adapter, revision=revision))
+    except (ImportError, BackendUnavailable):
+        return []
+
+
 def check_statistics(
     backend: InferenceBackend, profile: DatasetProfile, parameters: PolicyParameters
 ) -> None:
     """Refuse statistics whose actions would be implausibly large for an arm.
-
-    A wrong key or a wrong unit is a factor of 20 to 35; it shows here before anything moves.
 
     Raises:
         ConfigError: they are, or they are not of seven-number actions.
@@ -121,14 +171,12 @@ def check_statistics(
     if backend.norm_stats is None:
         return
     key = resolve_unnorm_key(backend.norm_stats, parameters.unnorm_key)
-    metres, radians = step_envelope(backend.norm_stats[key], profile)
-    if metres > parameters.plausible_step_m or radians > parameters.plausible_step_rad:
-        raise ConfigError(
-            f'the statistics of {key} allow {metres:.3f} m and {radians:.3f} rad in one step, '
-            f'plausible are {parameters.plausible_step_m:g} m and '
-            f'{parameters.plausible_step_rad:g} rad: a wrong key or a wrong unit; if it is right, '
-            'raise plausible_step_m and plausible_step_rad'
-        )
+    check_step_envelope(
+        backend.norm_stats[key],
+        profile,
+        plausible_step_m=parameters.plausible_step_m,
+        plausible_step_rad=parameters.plausible_step_rad,
+    )
 
 
 def check_rate(kept_hz: float, policy_rate_hz: float, allow_slow: bool) -> None:
@@ -153,7 +201,7 @@ def _check_folder(checkpoint: str) -> None:
     if checkpoint.startswith(('/', '.', '~')) and not Path(checkpoint).expanduser().is_dir():
         raise ConfigError(
             f'checkpoint: {checkpoint!r} is not a folder; expected one with config.json, '
-            'preprocessor_config.json, tokenizer.json and *.safetensors'
+            'preprocessor_config.json (or processor_config.json), tokenizer.json and *.safetensors'
         )
 
 

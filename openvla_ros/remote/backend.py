@@ -91,6 +91,19 @@ class RemoteBackend:
         self._detailed = False
         self.description = f"server {self._url} (speaks upstream's /act alone)"
 
+    def unnorm_keys(self) -> list[str]:
+        """Return the keys of the statistics the server has; empty where it does not tell them.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+            ConfigError: its statistics are not usable.
+        """
+        status, body = self._exchange('GET', '/health', None, MAX_HEALTH_BYTES)
+        if status != 200 or not _is_our_health(body):
+            return []
+        content = _object(body, 'health')
+        return list(parse_norm_stats(content.get('norm_stats', {}), f'server {self._url}'))
+
     def predict(self, image: NDArray[np.uint8], instruction: str) -> PredictedAction:
         """Have the server compute one action.
 

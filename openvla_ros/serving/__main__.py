@@ -10,13 +10,19 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import uvicorn
 
+from openvla_ros.core.dataset_profile import (
+    PLAUSIBLE_STEP_M,
+    PLAUSIBLE_STEP_RAD,
+    check_step_envelope,
+    find_dataset_profile,
+)
 from openvla_ros.core.inference import InferenceBackend
-from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
+from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.hub import checkpoint_folder
@@ -30,22 +36,31 @@ _LOG = logging.getLogger('openvla_ros.serving')
 class Backends:
     """One network in memory, un-normalising with any of its checkpoint's statistics."""
 
-    def __init__(self, first: LocalBackend, default_key: str | None) -> None:
+    def __init__(
+        self,
+        first: LocalBackend,
+        default_key: str | None,
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
         """Start from a loaded backend.
 
         Args:
             first: The backend that loaded the network.
             default_key: Used for requests that name none; None refuses them where there are
                 several.
+            refused: Keys whose statistics must not be used, and the sentence that says why.
         """
         self._first = first
         self._default_key = default_key
+        self._refused = dict(refused or {})
         self._by_key: dict[str, LocalBackend] = {first.unnorm_key: first}
 
     def of_key(self, unnorm_key: str | None) -> InferenceBackend:
         """Return the backend of a key (or of the default); raises UnnormKeyError."""
         norm_stats = self._first.norm_stats or {}
         key = resolve_unnorm_key(norm_stats, unnorm_key or self._default_key)
+        if key in self._refused:
+            raise UnnormKeyError(self._refused[key])
         if key not in self._by_key:
             self._by_key[key] = LocalBackend(self._first.model, norm_stats, key)
         return self._by_key[key]
@@ -57,11 +72,18 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format='%(asctime)s %(name)s: %(message)s')
     try:
         backend = _load(options)
+        refused = implausible_statistics(
+            backend.norm_stats or {},
+            options.dataset_directory,
+            options.plausible_step_m,
+            options.plausible_step_rad,
+        )
+        _report_refused(refused, backend, options.unnorm_key)
         backend.warm_up()
     except (ConfigError, CheckpointError, UnnormKeyError, SelfTestError) as error:
         print(f'openvla_ros.serving: {error}', file=sys.stderr)
         return 2
-    backends = Backends(backend, options.unnorm_key)
+    backends = Backends(backend, options.unnorm_key, refused)
     app = create_app(
         backends.of_key, backend.norm_stats or {}, backend.description, backend.image_size
     )
@@ -80,6 +102,51 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     _Server(config, f'{backend.description} at http://{options.host}:{options.port}/act').run()
     return 0
+
+
+def implausible_statistics(
+    norm_stats: Mapping[str, ActionStats],
+    dataset_directory: str | None,
+    plausible_step_m: float,
+    plausible_step_rad: float,
+) -> dict[str, str]:
+    """Judge the reach of a step as policy_node does, for every key with a dataset profile.
+
+    Returns:
+        By key, the sentence for statistics that must not be used.
+    """
+    refused = {}
+    for key, stats in norm_stats.items():
+        profile = find_dataset_profile(key, dataset_directory)
+        if profile is None:
+            continue  # its units are unknown; policy_node has no profile for it either
+        try:
+            check_step_envelope(
+                stats,
+                profile,
+                plausible_step_m=plausible_step_m,
+                plausible_step_rad=plausible_step_rad,
+            )
+        except ConfigError as error:
+            refused[key] = str(error)
+    return refused
+
+
+def _report_refused(
+    refused: Mapping[str, str], backend: LocalBackend, default_key: str | None
+) -> None:
+    """Refuse to serve nothing but such statistics; else say what requests for them will get.
+
+    Raises:
+        ConfigError: the key that requests without one get is among them.
+    """
+    keys = list(backend.norm_stats or {})
+    if default_key or len(keys) == 1:
+        default = resolve_unnorm_key(keys, default_key)
+        if default in refused:
+            raise ConfigError(refused[default])
+    for sentence in refused.values():
+        _LOG.warning('requests for these statistics are refused: %s', sentence)
 
 
 class _Server(uvicorn.Server):
@@ -106,6 +173,21 @@ def _parser() -> argparse.ArgumentParser:
         '--unnorm-key',
         help='statistics for requests that name none; without it such requests are refused where '
         'the checkpoint has several',
+    )
+    add('--dataset-directory', help="folder of dataset profiles (default: the package's own)")
+    add(
+        '--plausible-step-m',
+        type=float,
+        default=PLAUSIBLE_STEP_M,
+        help='largest displacement [m] of one step that statistics may allow (default: '
+        f'{PLAUSIBLE_STEP_M})',
+    )
+    add(
+        '--plausible-step-rad',
+        type=float,
+        default=PLAUSIBLE_STEP_RAD,
+        help='largest rotation [rad] of one step that statistics may allow (default: '
+        f'{PLAUSIBLE_STEP_RAD})',
     )
     add('--host', default='127.0.0.1', help='address to listen on (default: this machine only)')
     add('--port', type=int, default=8000, help='TCP port (default: 8000)')

@@ -77,7 +77,7 @@ def _correct(run: Run, number: int, until: int, arguments: argparse.Namespace) -
     if run.step() >= until:
         return
     checkpoint = run.folder / f'round_{number}'
-    if not (checkpoint / 'model.safetensors').exists():
+    if not checkpoint.exists():
         run.export(checkpoint)
     shards = arguments.correction_shards
     record_corrections(

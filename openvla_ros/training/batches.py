@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvla_ros.core.image import ImageSpec
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.sim.tasks import KINDS, PHRASINGS
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
@@ -167,8 +168,9 @@ def pixel_values(images: Tensor, preprocessor: Mapping[str, Any]) -> Tensor:
     """uint8[B,S,S,3] of the network's size to float32[B,C,S,S], as preprocess_image does."""
     levels = images.permute(0, 3, 1, 2).float() / 255.0
     towers = [
-        (levels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
-        for mean, std in zip(preprocessor['means'], preprocessor['stds'])
+        (levels - torch.tensor(tower.mean).view(1, 3, 1, 1))
+        / torch.tensor(tower.std).view(1, 3, 1, 1)
+        for tower in ImageSpec.from_config(preprocessor).towers
     ]
     return torch.cat(towers, 1)
 

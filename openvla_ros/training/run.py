@@ -96,6 +96,11 @@ class Run:
             pass
         elif self.start is not None:
             started = OpenVLA.from_pretrained(self.start, dtype=torch.float32)
+            if started.image_spec != model.image_spec:
+                raise ValueError(
+                    f'{self.start}: its image settings are {started.image_spec}, expected '
+                    f'{model.image_spec} as in this run; start from a checkpoint of this training'
+                )
             model.load_state_dict(started.state_dict())
         else:
             shard = next(read_shards(self.shards()))
@@ -117,16 +122,32 @@ class Run:
     def export(self, target: Path) -> Path:
         """Write the averaged weights as a checkpoint in the released layout, bf16.
 
+        ``target`` is there only when it is whole: whoever finds no such folder exports again.
+
         Raises:
             FileNotFoundError: nothing has been trained yet.
         """
         content = torch.load(self.state_path, weights_only=True)
         model = self.new_model(0)
         model.load_state_dict(content['average'])
-        target.mkdir(parents=True, exist_ok=True)
-        model.to(torch.bfloat16).save_pretrained(target)
+        partial = _emptied(target.with_name(f'{target.name}.partial'))
+        partial.mkdir(parents=True)
+        model.to(torch.bfloat16).save_pretrained(partial)
         for name in _CONVENTIONS:
-            shutil.copyfile(self.folder / name, target / name)
-        for file in target.iterdir():
+            shutil.copyfile(self.folder / name, partial / name)
+        for file in partial.iterdir():
             file.chmod(0o644)
+        # A folder cannot be replaced in one step; stopped between the two it is missing, not half.
+        replaced = _emptied(target.with_name(f'{target.name}.replaced'))
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        _emptied(replaced)
         return target
+
+
+def _emptied(folder: Path) -> Path:
+    """Remove what an export that was stopped has left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    return folder

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from openvla_ros.core import dataset_profile
 from openvla_ros.core.dataset_profile import (
     DatasetProfile,
+    check_step_envelope,
+    find_dataset_profile,
     from_eef_delta,
     list_dataset_profiles,
     step_envelope,
@@ -248,6 +250,21 @@ def test_the_envelope_of_bridge_is_the_norm_of_its_corner():
     )
     assert metres == pytest.approx(math.sqrt(0.0287**2 + 0.0417**2 + 0.0402**2), abs=2e-4)
     assert radians == pytest.approx(math.sqrt(0.0819**2 + 0.0929**2 + 0.2072**2), abs=2e-4)
+
+
+def test_statistics_that_reach_too_far_are_refused_with_what_to_do():
+    libero, bridge = golden_stats('libero_10'), load_dataset_profile('bridge_orig')
+    check_step_envelope(golden_stats('bridge_orig'), bridge)
+    with pytest.raises(ConfigError, match=r'allow 1\.\d+ m and .*raise plausible_step_m'):
+        check_step_envelope(libero, bridge)
+    check_step_envelope(libero, bridge, plausible_step_m=2.0, plausible_step_rad=6.0)
+
+
+def test_a_profile_is_found_by_key_and_alias_or_there_is_none(tmp_path):
+    assert find_dataset_profile('bridge_orig').unnorm_key == 'bridge_orig'
+    assert find_dataset_profile('libero_10_no_noops').unnorm_key == 'libero_10'
+    assert find_dataset_profile('template') is None
+    assert find_dataset_profile('bridge_orig', tmp_path) is None
 
 
 @pytest.mark.parametrize('key', LIBERO)

@@ -19,6 +19,7 @@ from openvla_ros.core.strict_config import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 CONFIG = json.loads((GOLDEN / 'preprocessor_config.json').read_text())
+RELEASED = json.loads((GOLDEN / 'preprocessor_config.released.json').read_text())
 
 
 def single(strategy, **changes):
@@ -38,15 +39,56 @@ def picture(height, width, seed=0):
 
 
 @pytest.mark.parametrize('i', range(8))
-def test_pixel_values_are_bit_for_bit_the_originals(i):
+@pytest.mark.parametrize(
+    ('config', 'results'), [(CONFIG, 'expected.npz'), (RELEASED, 'expected.released.npz')],
+    ids=['plain', 'released'],
+)  # fmt: skip
+def test_pixel_values_are_bit_for_bit_the_originals(config, results, i):
     image = np.asarray(Image.open(GOLDEN / f'image_{i}.png').convert('RGB'))
-    pixel_values = preprocess_image(image, ImageSpec.from_config(CONFIG))
-    expected = np.load(GOLDEN / 'expected.npz')
+    pixel_values = preprocess_image(image, ImageSpec.from_config(config))
+    expected = np.load(GOLDEN / results)
     assert pixel_values.dtype == np.float32
     assert pixel_values.shape == (6, 224, 224)
     assert np.array_equal(pixel_values[:, ::7, ::5], expected[f'pixel_values_{i}'])
     means = pixel_values.mean(axis=(1, 2), dtype=np.float64)
     np.testing.assert_allclose(means, expected[f'pixel_values_mean_{i}'], rtol=0, atol=1e-6)
+
+
+def released_with(tower, **entries):
+    normalize = [dict(entry) for entry in RELEASED['tvf_normalize_params']]
+    normalize[tower].update(entries)
+    return {**RELEASED, 'tvf_normalize_params': normalize}
+
+
+def test_stored_normalization_that_equals_means_and_stds_is_taken_too():
+    exact = {'mean': RELEASED['means'][0], 'std': RELEASED['stds'][0]}
+    assert ImageSpec.from_config(released_with(0, **exact)) == ImageSpec.from_config(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ('tower', 'entries', 'message'),
+    [
+        # One unit in the last place of bfloat16 beside the rounding of 0.485, 0.484375.
+        (0, {'mean': [0.486328125, 0.455078125, 0.40625]}, r'\[0\].mean: got \[0.486'),
+        # SigLIP's numbers where ImageNet's belong, and rounding to float16 in place of bfloat16.
+        (0, {'std': [0.5, 0.5, 0.5]}, r'\[0\].std: got \[0.5, 0.5, 0.5\], expected stds'),
+        (0, {'std': np.float16(RELEASED['stds'][0]).tolist()}, r'\[0\].std: got'),
+        (1, {'mean': [0.5, 0.5, 0.25]}, r'\[1\].mean: got .* expected means\[1\]'),
+        (1, {'mean': [0.5, 0.5]}, 'expected three finite numbers'),
+    ],
+)
+def test_stored_normalization_that_derives_from_nothing_is_refused(tower, entries, message):
+    with pytest.raises(ConfigError, match=f'^preprocessor_config.json: tvf_norm.*{message}'):
+        ImageSpec.from_config(released_with(tower, **entries))
+
+
+def test_the_letterbox_color_comes_from_means_whatever_is_stored():
+    """As the original: 255 * 0.392 is 99.96, of the stored 0.392578125 it would be 100.1."""
+    one = single('letterbox', means=[[0.392, 0.392, 0.392]])
+    one['tvf_normalize_params'] = [{'mean': [0.392578125] * 3, 'std': [0.5] * 3}]
+    spec = ImageSpec.from_config(one)
+    assert spec.letterbox_fill == (99, 99, 99)
+    assert spec.towers[0].mean == (0.392578125,) * 3
 
 
 def test_a_constant_picture_stays_constant_in_every_channel_group():

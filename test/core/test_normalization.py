@@ -196,3 +196,15 @@ def test_a_checkpoint_without_statistics_cannot_move(tmp_path):
     (tmp_path / 'dataset_statistics.json').write_text('{')
     with pytest.raises(ConfigError, match=r'dataset_statistics.json: cannot be read as JSON'):
         load_norm_stats(tmp_path, {'norm_stats': {}})
+
+
+def test_statistics_without_the_name_of_their_dataset_are_recognized(tmp_path):
+    """The RLDS loader caches one dataset's statistics flat, beside the data."""
+    bridge = json.loads((GOLDEN / 'norm_stats' / 'bridge_orig.json').read_text())['bridge_orig']
+    flat = {'action': bridge['action'], 'num_transitions': 3, 'num_trajectories': 1}
+    (tmp_path / 'dataset_statistics.json').write_text(json.dumps(flat))
+    with pytest.raises(ConfigError, match=r'without its name, as the RLDS loader caches'):
+        load_norm_stats(tmp_path, None)
+    # Under a name, even that of the entry itself, it is an ordinary file.
+    (tmp_path / 'dataset_statistics.json').write_text(json.dumps({'action': flat}))
+    assert list(load_norm_stats(tmp_path, None)) == ['action']

@@ -1,5 +1,8 @@
 """The device's preprocessing against Pillow and against the CPU's, bit for bit."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from openvla_ros.model.gpu_resize import (
     resize_like_pillow,
 )
 
+GOLDEN = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 METHODS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 #: Height and width: cameras, enlarging, one side only, odd, tiny, and the network's own size.
 SIZES = [
@@ -103,3 +107,13 @@ def test_a_wrong_image_is_refused():
     preprocessor = DevicePreprocessor(make_spec(), 'cpu', torch.float32)
     with pytest.raises(ValueError, match='float64'):
         preprocessor(np.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize('i', range(8))
+@pytest.mark.parametrize('form', ['', '.released'])
+def test_pixel_values_on_the_device_are_bit_for_bit_the_originals(form, i):
+    config = json.loads((GOLDEN / f'preprocessor_config{form}.json').read_text())
+    on_device = DevicePreprocessor(ImageSpec.from_config(config), 'cpu', torch.float32)
+    pixel_values = on_device(np.asarray(Image.open(GOLDEN / f'image_{i}.png').convert('RGB')))
+    expected = np.load(GOLDEN / f'expected{form}.npz')[f'pixel_values_{i}']
+    assert np.array_equal(pixel_values[0, :, ::7, ::5], expected)

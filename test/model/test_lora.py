@@ -10,6 +10,7 @@ from torch import nn
 
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
+from openvla_ros.model.inspect import main as inspect
 from openvla_ros.model.lora import CONFIG_FILE, WEIGHTS_FILE, LoraAdapter, LowRank
 
 peft = pytest.importorskip('peft')
@@ -34,6 +35,7 @@ TARGETS = [
     'lm_head',
 ]
 RANK, ALPHA = 4, 2
+HEAD_KEY = 'base_model.model.language_model.lm_head.base_layer.weight'
 DEAD = ('vision_backbone.featurizer.blocks.2.attn.qkv', (192, 64))
 DEAD_POOL = ('vision_backbone.fused_featurizer.attn_pool.kv', (144, 72))
 
@@ -58,7 +60,7 @@ def complete_as_upstream(folder, state):
     """Add what upstream's file holds besides: the head's base, and adapters of dead blocks."""
     path = folder / WEIGHTS_FILE
     tensors = load_file(path)
-    tensors['base_model.model.language_model.lm_head.base_layer.weight'] = state
+    tensors[HEAD_KEY] = state
     for name, (rows, columns) in (DEAD, DEAD_POOL):
         tensors[f'base_model.model.{name}.lora_A.weight'] = torch.ones(RANK, columns)
         tensors[f'base_model.model.{name}.lora_B.weight'] = torch.ones(rows, RANK)
@@ -144,16 +146,85 @@ def test_it_works_on_a_quantised_base(fine_tuned, merge):
     assert (got - expected).norm() <= 0.05 * expected.norm()
 
 
-def test_the_file_s_own_head_replaces_the_checkpoint_s(fine_tuned, tmp_path):
-    folder = copied(fine_tuned[0], tmp_path)
+def changed_head(folder, change):
+    """Overwrite the head that the adapter file brings along."""
     tensors = load_file(folder / WEIGHTS_FILE)
-    key = 'base_model.model.language_model.lm_head.base_layer.weight'
-    tensors[key] = torch.zeros_like(tensors[key])
+    tensors[HEAD_KEY] = change(tensors[HEAD_KEY])
     save_file(tensors, str(folder / WEIGHTS_FILE))
-    adapter = LoraAdapter.load(folder)
-    value = torch.ones_like(tensors[key])
-    delta = adapter.layers['language_model.lm_head'].delta(adapter.scale)
-    assert torch.equal(adapter.merged('language_model.lm_head.weight', value), delta.to(value))
+
+
+@pytest.mark.parametrize('merge', [True, False])
+def test_an_adapter_trained_on_another_head_is_refused_with_both_reasons(
+    fine_tuned, tmp_path, merge
+):
+    folder = copied(fine_tuned[0], tmp_path)
+
+    def one_unit_off(head):
+        head = head.clone()
+        head[7, 3] = 2 * head[7, 3] + 1.0
+        return head
+
+    changed_head(folder, one_unit_off)
+    with pytest.raises(ConfigError, match=r'was trained on another .*lm_head.*1 of ') as refusal:
+        OpenVLA.from_pretrained(CHECKPOINT, adapter=folder, merge_adapter=merge)
+    assert 'belongs to another checkpoint, or it is merged into this one already' in str(
+        refusal.value
+    )
+
+
+def test_an_adapter_on_the_checkpoint_it_is_merged_into_is_refused(fine_tuned, tmp_path, capsys):
+    folder, dtype, _, _ = fine_tuned
+    OpenVLA.from_pretrained(CHECKPOINT, dtype=dtype, adapter=folder).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match='it is merged into this one already'):
+        OpenVLA.from_pretrained(tmp_path, dtype=dtype, adapter=folder)
+    assert inspect([str(tmp_path), '--adapter', str(folder), '--no-self-test']) == 1
+    assert 'merged into this one already' in capsys.readouterr().err
+
+
+def test_a_head_in_another_dtype_is_the_checkpoint_s_all_the_same(fine_tuned, tmp_path):
+    folder = copied(fine_tuned[0], tmp_path)
+    changed_head(folder, lambda head: head.float())
+    OpenVLA.from_pretrained(CHECKPOINT, adapter=folder)
+    wide = tmp_path / 'float32'
+    wide.mkdir()
+    model = OpenVLA.from_pretrained(CHECKPOINT, dtype='float32')
+    with torch.no_grad():  # finer than bfloat16 tells
+        model.language_model.lm_head.weight.mul_(1.0 + 2**-14)
+    model.save_pretrained(wide)
+    changed_head(folder, lambda head: head.bfloat16())
+    OpenVLA.from_pretrained(wide, adapter=folder)
+
+
+@pytest.mark.parametrize(
+    ('head', 'statistics', 'warned'),
+    [
+        (False, 'the same', True),
+        (False, 'other', False),
+        (False, 'only the adapter has them', False),
+        (True, 'the same', False),
+    ],
+)
+def test_an_adapter_that_may_be_merged_already_is_warned_of(
+    fine_tuned, tmp_path, caplog, capsys, head, statistics, warned
+):
+    folder = copied(fine_tuned[0], tmp_path)
+    if not head:
+        tensors = load_file(folder / WEIGHTS_FILE)
+        del tensors[HEAD_KEY]
+        save_file(tensors, str(folder / WEIGHTS_FILE))
+    checkpoint = tmp_path / 'checkpoint'
+    checkpoint.mkdir()
+    for path in CHECKPOINT.iterdir():
+        (checkpoint / path.name).symlink_to(path)
+    entry = json.loads((CHECKPOINT / 'config.json').read_text())['norm_stats']['bridge_like']
+    (folder / 'dataset_statistics.json').write_text(json.dumps({'mine': entry}))
+    if statistics != 'only the adapter has them':
+        entry['action']['q01'][0] -= 0.0 if statistics == 'the same' else 0.001
+        (checkpoint / 'dataset_statistics.json').write_text(json.dumps({'mine': entry}))
+    OpenVLA.from_pretrained(checkpoint, adapter=folder)
+    assert ('may be merged into this checkpoint already' in caplog.text) == warned
+    assert inspect([str(checkpoint), '--adapter', str(folder), '--no-self-test']) == 0
+    assert ('may be merged' in capsys.readouterr().out) == warned
 
 
 def test_a_delta_is_the_sum_over_the_rank():
@@ -220,8 +291,7 @@ def test_an_adapter_of_another_checkpoint_is_refused(fine_tuned, tmp_path, name)
 def test_a_head_of_another_vocabulary_is_refused(fine_tuned, tmp_path):
     folder = copied(fine_tuned[0], tmp_path)
     tensors = load_file(folder / WEIGHTS_FILE)
-    key = 'base_model.model.language_model.lm_head.base_layer.weight'
-    tensors[key] = tensors[key][:-64].clone()
+    tensors[HEAD_KEY] = tensors[HEAD_KEY][:-64].clone()
     save_file(tensors, str(folder / WEIGHTS_FILE))
     with pytest.raises(ConfigError, match=r'lm_head\.weight of shape \[32000, 64\]'):
         OpenVLA.from_pretrained(CHECKPOINT, adapter=folder)

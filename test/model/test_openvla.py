@@ -19,14 +19,33 @@ TINY = GOLDEN / 'openvla_tiny'
 VARIANTS = sorted(path.name for path in (GOLDEN / 'variants').iterdir() if path.is_dir())
 
 
-@pytest.fixture(scope='module')
-def tiny():
-    return OpenVLA.from_pretrained(TINY, dtype=torch.float32)
+def released(folder):
+    """The golden checkpoint with its preprocessor_config.json in openvla-7b's form."""
+    folder.mkdir()
+    for name in ('config.json', 'model.safetensors'):
+        (folder / name).symlink_to(TINY / name)
+    (folder / 'preprocessor_config.json').symlink_to(TINY / 'preprocessor_config.released.json')
+    return folder
+
+
+@pytest.fixture(scope='module', params=['expected.npz', 'expected.released.npz'])
+def tiny_and_expected(request, tmp_path_factory):
+    folder = TINY
+    if request.param == 'expected.released.npz':
+        folder = released(tmp_path_factory.mktemp('golden') / 'released')
+    return OpenVLA.from_pretrained(folder, dtype=torch.float32), dict(
+        np.load(TINY / request.param)
+    )
 
 
 @pytest.fixture(scope='module')
-def expected():
-    return dict(np.load(TINY / 'expected.npz'))
+def tiny(tiny_and_expected):
+    return tiny_and_expected[0]
+
+
+@pytest.fixture(scope='module')
+def expected(tiny_and_expected):
+    return tiny_and_expected[1]
 
 
 def pixels(model, i):
@@ -68,7 +87,7 @@ def test_in_bfloat16_the_tokens_agree_wherever_the_margin_allows(tiny, expected)
     for i in range(8):
         want = expected[f'tokens_{i}']
         exact = tiny.decode(pixels(tiny, i), expected[f'input_ids_{i}'], len(want))
-        tokens = half.decode(pixels(half, i), expected[f'input_ids_{i}'], len(want)).tokens
+        tokens = half.decode(pixels(tiny, i), expected[f'input_ids_{i}'], len(want)).tokens
         # bfloat16 keeps 8 bits: two logits may swap when they are closer than a few units in the
         # last place of the largest one; what follows another token is another sequence.
         scale = np.abs(expected[f'last_logits_{i}']).max()

@@ -1,5 +1,8 @@
 """A policy starts only with plausible statistics and at the rate it was trained for."""
 
+import contextlib
+import http.server
+import json
 import threading
 import time
 from types import SimpleNamespace
@@ -13,7 +16,7 @@ from openvla_ros.core.normalization import ActionStats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.inference_worker import StartRefused
 from openvla_ros.nodes.policy_parameters import PolicyParameters
-from openvla_ros.nodes.policy_startup import load_backend, start_policy
+from openvla_ros.nodes.policy_startup import load_backend, load_profile, start_policy
 
 KEY = 'bridge_orig'
 PROFILE = load_dataset_profile(KEY)
@@ -187,3 +190,46 @@ def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch
         'allow_download': True,
         'allow_slow': True,
     }
+
+
+@contextlib.contextmanager
+def server_that_says(health):
+    """Address of an HTTP server whose every answer is ``health``; 404 where that is None."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps(health).encode()
+            self.send_response(404 if health is None else 200)
+            self.send_header('Content-Length', str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            """Keep quiet."""
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_without_a_key_those_of_the_server_come_first():
+    entry = {'action': {'q01': [0.0, 0.0], 'q99': [1.0, 1.0]}}
+    health = {'image_size': 224, 'norm_stats': {'my_arm': entry, KEY: entry}}
+    with (
+        server_that_says(health) as url,
+        pytest.raises(
+            ConfigError, match=f'{url} has statistics of: my_arm, {KEY}; of these {KEY} '
+        ),
+    ):
+        load_profile(PolicyParameters(server_url=url))
+
+
+def test_a_server_that_tells_no_keys_leaves_the_profiles_to_choose_from():
+    with (
+        server_that_says(None) as url,
+        pytest.raises(ConfigError, match=rf'unnorm_key: is not set in .*{KEY}'),
+    ):
+        load_profile(PolicyParameters(server_url=url))
+    with pytest.raises(ConfigError, match=rf'unnorm_key: is not set in .*{KEY}'):
+        load_profile(PolicyParameters(server_url=url, server_timeout_s=0.5))

@@ -21,6 +21,7 @@ from openvla_ros.core.inference import BackendUnavailable, PredictedAction
 from openvla_ros.core.instruction import InstructionRefused
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.evaluation import replay
 from openvla_ros.remote.backend import RemoteBackend
 from openvla_ros.serving import app as app_module
 from openvla_ros.serving.app import create_app
@@ -263,6 +264,17 @@ def test_the_node_side_is_told_why_the_network_made_no_action(server, state, err
 def test_a_key_the_server_lacks_is_refused_at_the_start(server):
     with pytest.raises(UnnormKeyError, match='arm_a, arm_b'):
         RemoteBackend(server.url, 'bridge_orig').warm_up()
+
+
+def test_who_names_no_key_is_told_those_of_the_server(server, capsys, tmp_path):
+    assert RemoteBackend(server.url, '').unnorm_keys() == ['arm_a', 'arm_b']
+    assert replay.main([str(tmp_path), '--server-url', server.url]) == 2
+    assert 'choose one of: arm_a, arm_b' in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_ours_tells_no_keys():
+    with Server(foreign_app({}), free_port()) as running:
+        assert RemoteBackend(running.url, '').unnorm_keys() == []
 
 
 def test_a_slow_server_is_given_up_after_the_time_out(server, state):
