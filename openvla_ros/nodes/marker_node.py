@@ -256,8 +256,18 @@ class MarkerNode(Node):
         return 1e-9 * self.get_clock().now().nanoseconds
 
 
+_USAGE = """\
+usage: marker_node --ros-args [-p base_frame:=FRAME]
+
+Draws for RViz what policy_node wants and what controller_node allows, and the camera image with
+both in it. It moves nothing. docs/parameters.md lists every parameter."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; 2 for parameters that cannot be used."""
+    if {'--help', '-h'} & set(sys.argv if args is None else args):
+        print(_USAGE)
+        return 0
     stopping = False
 
     def stop(*_: object) -> None:
