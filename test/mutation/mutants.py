@@ -314,20 +314,21 @@ MUTANTS = [
         'elif self._simulated and self._pace.stands_still(now_s):',
         'elif False:',
         'simulated_time',
-        'test_a_clock_that_stands_still_is_a_stop_in_steady_time',
+        'test_an_action_that_holds_long_in_a_slow_simulation_does_not_outlive_the_clock',
     ),
     Mutant(
         CLAMP,
         'if quick <= 1.0:',
         'if quick > 0.0:',
         'simulated_time',
-        'test_every_limit_and_the_time_to_rest_hold_on_the_steady_clock',
+        'test_a_fast_arm_brakes_before_the_wall',
     ),
     Mutant(
         BUDGET,
         'self._change = min(1.0, factor) * self._full_change',
         'self._change = factor * self._full_change',
         'simulated_time',
+        'test_the_arm_does_not_go_beyond_and_come_back',
     ),
     Mutant(
         ADMISSION,

@@ -1,6 +1,7 @@
 """Policy, controller and arm on the time of a /clock that runs slower or faster than real time."""
 
 import json
+import subprocess
 import sys
 import time
 
@@ -149,6 +150,19 @@ def test_stamps_of_other_clocks_are_named_with_the_cure(bench):
         )
         camera.offset_s = 0.0
         bench.wait_code('READY')
+
+
+def test_the_simulator_that_runs_in_real_time_refuses_simulated_time():
+    argv = [sys.executable, '-m', 'openvla_ros.nodes.sim_node', '--ros-args']
+    done = subprocess.run(
+        [*argv, '-p', 'use_sim_time:=true'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert 'use_sim_time: got true, expected false' in done.stderr
 
 
 def test_the_rates_shown_are_those_of_the_wall(start):

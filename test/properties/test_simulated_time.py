@@ -109,6 +109,51 @@ def test_a_clock_that_stands_still_is_a_stop_in_steady_time(
     assert {'CLOCK_STOPPED', 'CLOCK_JUMP', 'ACTION_STALE'} & set(blocked)
 
 
+@pytest.mark.parametrize('factor', [0.1, 0.25])
+def test_an_action_that_holds_long_in_a_slow_simulation_does_not_outlive_the_clock(
+    factor: float,
+) -> None:
+    """At a quarter of real time an action holds for 1 s; a clock that stops ends it in 0.3 s.
+
+    A measured pose goes stale with the clock that stamps it; an integrated one does not.
+    """
+    integrated = rig.profile(pose__source='integrated', pose__start_position_m=[0.275, 0.0, 0.175])
+    r = simulated(factor, integrated)
+    r.act((0.2, 0.0, 0.0, 0.0, 0.0, 0.0))
+    r.ticks(5)
+    assert r.moving()
+    for _ in range(math.ceil((0.3 + r.bounds.ramp_s()) / r.bounds.tau) + 2):
+        r.tick(None, 0.0)
+    assert not r.moving()
+
+
+@pytest.mark.parametrize('factor', [2.0, 3.0])
+def test_a_fast_arm_brakes_before_the_wall(factor: float) -> None:
+    """It covers two or three times as much per second as it is told; the rig judges the box."""
+    r = simulated(factor, rig.profile(workspace__margin_m=0.0))
+    before_x = r.position[0]
+    for _ in range(40):
+        r.act((0.25, 0.0, 0.0, 0.0, 0.0, 0.0))
+        r.ticks(r.step_ticks(0.2))
+        assert r.out is not None
+        assert 'ACCEL_WAIVED' not in r.out.status.reasons
+    assert r.position[0] > before_x + 0.1
+    assert r.bounds.hi[0] - 0.02 < r.position[0] <= r.bounds.hi[0]
+
+
+@pytest.mark.parametrize('factor', [0.25, 2.0])
+def test_the_arm_does_not_go_beyond_and_come_back(factor: float) -> None:
+    """The braking is planned with the acceleration that there is, by either clock."""
+    r = simulated(factor)
+    for displacement_m in (0.02, 0.02, 0.0, 0.0, 0.0, 0.0):
+        r.act((displacement_m / 0.2, 0.0, 0.0, 0.0, 0.0, 0.0))
+        for _ in range(r.step_ticks(0.2)):
+            r.tick()
+            assert r.v[0] >= -1e-3
+            assert r.travel[0] <= 0.0405
+    assert r.travel[0] == pytest.approx(0.04, abs=5e-4)
+
+
 def test_a_clock_that_stands_still_is_named_and_nothing_arms_on_it() -> None:
     r = simulated(1.0)
     for _ in range(40):
