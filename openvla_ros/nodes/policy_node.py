@@ -103,6 +103,7 @@ class PolicyNode(Node):
         self._slow_said = False
         self._tick_s: float | None = None
         self._inference_s = 0.0
+        self._completed = 0
         self._takes_jobs = False
         self._geometry: tuple[int, int, str] | None = None
         self._publishers_said = 1
@@ -329,6 +330,9 @@ class PolicyNode(Node):
         worker = self._worker
         elapsed_s = 0.0 if self._tick_s is None else now_s - self._tick_s
         self._tick_s = now_s
+        # Two inferences in a row are not one long one, though no look fell between them.
+        if worker.completed != self._completed:
+            self._completed, self._inference_s = worker.completed, 0.0
         busy = worker.ready and worker.busy
         self._inference_s = self._inference_s + min(elapsed_s, _LONGEST_TICK_S) if busy else 0.0
         limit_s = self.parameters.hang_timeout_s
