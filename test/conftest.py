@@ -4,10 +4,19 @@ import os
 
 import hypothesis
 import pytest
+from harness.processes import own_domain_id
 
 hypothesis.settings.register_profile('ci', derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile('search', deadline=None, print_blob=True, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'ci'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _own_ros_domain():
+    """What starts ROS without a domain of its own gets this run's, which no other run has."""
+    with own_domain_id() as domain:
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        yield
 
 
 @pytest.fixture(autouse=True)

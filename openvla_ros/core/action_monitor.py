@@ -55,8 +55,10 @@ class ActionMonitor:
         if self._stuck:
             return Refusal(
                 'STUCK',
-                f'the model has repeated the same motion more than {self.stuck_after} times; '
-                'give another instruction or change the scene',
+                f'the model has repeated the same motion more than {self.stuck_after} times while '
+                'the arm moved; nothing is published until it wants another motion or gets '
+                'another instruction, so the arm rests and the controller disarms after its '
+                'hold_timeout_s',
             )
         return None
 

@@ -89,6 +89,8 @@ class Admission:
         self._heard: dict[str, float] = {}
         self._valid: deque[tuple[float, float, str]] = deque(maxlen=VALID_NEEDED)
         self.missed = 0
+        self.pace = 1.0
+        """Real-time factor of simulated ROS time; a policy keeps its rate by that."""
 
     def hear(self, source_id: str, now_s: float) -> bool:
         """Note that a source was heard, whatever it said; True if messages flood in."""
@@ -101,7 +103,8 @@ class Admission:
 
     def sources(self, now_s: float) -> list[str]:
         """Return the sources heard within the last second."""
-        return [s for s, heard in self._heard.items() if _recent(heard, now_s, HEARD_S)]
+        window_s = HEARD_S / min(1.0, self.pace)
+        return [s for s, heard in self._heard.items() if _recent(heard, now_s, window_s)]
 
     def judge(self, action: ActionInput, now_s: float, ros_now_s: float) -> str:
         """Return why the action is refused, or '' if it is valid.
@@ -126,6 +129,7 @@ class Admission:
         if len(self._valid) < VALID_NEEDED:
             return False
         window_s = max(1.0, 4.0 * max(step_s for _, step_s, _ in self._valid))
+        window_s /= min(1.0, self.pace)
         one_source = len({source for _, _, source in self._valid}) == 1
         return one_source and all(_recent(t, now_s, window_s) for t, _, _ in self._valid)
 
@@ -164,7 +168,7 @@ class Admission:
         return 'SEQUENCE' if same and action.sequence <= self._last_sequence else ''
 
     def _take_token(self, step_s: float, now_s: float) -> bool:
-        gone_s = max(0.0, now_s - self._tokens_s)
+        gone_s = self.pace * max(0.0, now_s - self._tokens_s)
         tokens = min(RATE_BURST, self._tokens + gone_s * RATE_FACTOR / step_s)
         # A millionth of an action absorbs rounding of times that are exact multiples of the step.
         taken = tokens >= 1.0 - 1e-6

@@ -4,6 +4,11 @@ Whatever arrives, what leaves is finite, within the limits of the robot's profil
 from which the arm can still stop inside its workspace, and zero soon after the policy falls
 silent. All times are passed in: ``now_s`` from a steady clock, ``ros_now_s`` from ROS time.
 Nothing here reads a clock, logs or blocks.
+
+Where ROS time is simulated, so is the arm: it moves by what it is told for as long as *ROS* time
+passes. Displacements and the length of a step then count in ROS time ("the arm's time" below,
+elsewhere the same as steady time); stops, timeouts and accelerations stay on the steady clock,
+because nothing that arrives on a topic may make the arm stop later or accelerate harder.
 """
 
 import math
@@ -19,6 +24,7 @@ from openvla_ros.core.displacement_budget import DisplacementBudget
 from openvla_ros.core.gripper import GripperFilter
 from openvla_ros.core.pose_tracker import Pose, PoseTracker
 from openvla_ros.core.robot_profile import RobotProfile
+from openvla_ros.core.ros_pace import SLOWEST, RosPace
 from openvla_ros.core.safety_state import (
     ARMED,
     CAUSE_GONE_S,
@@ -33,6 +39,7 @@ from openvla_ros.core.workspace import (
     FAR_OUTSIDE_M,
     SpeedLimits,
     Step,
+    Wall,
     Workspace,
     clip_rotation,
     plan_step,
@@ -100,7 +107,11 @@ class Clamp:
         self._confined = False
         self._tick_s: float | None = None
         self._tick_ros_s = math.nan
+        self._simulated = False
+        self._pace = RosPace()
+        self._arm_s = 0.0
         self._action_s = -math.inf
+        self._action_arm_s = -math.inf
         self._action_seen = False
         self._waiting = False
         self._hold_s = 0.0
@@ -245,18 +256,21 @@ class Clamp:
 
     # The tick ----------------------------------------------------------------------------------
 
-    def step(self, now_s: float, ros_now_s: float) -> ClampOutput:
+    def step(self, now_s: float, ros_now_s: float, *, simulated: bool = False) -> ClampOutput:
         """Compute what to send in this control period; call it once per period, always.
 
         Args:
             now_s: Steady time [s].
             ros_now_s: ROS time [s].
+            simulated: ROS time is that of ``/clock``, and so is the arm's.
         """
+        if simulated != self._simulated:
+            self._simulated, self._pace = simulated, RosPace()
         now_s = self._advance(now_s, ros_now_s)
         self._supervise(now_s)
         self._move(now_s)
         if self.state == State.ACTIVE:
-            self._gripper.step(now_s)
+            self._gripper.step(self._arm_time_s(now_s))
         else:
             self._gripper.forget()
             if self._at_rest():
@@ -278,10 +292,30 @@ class Clamp:
             self._overrun(gap_s, now_s)
         self._watch_ros_clock(gap_s, ros_now_s, now_s)
         dt_s = min(max(gap_s, 0.0), LATE_TICKS * self._tau)
+        if self._simulated:
+            passed_s = self._pace.note(now_s, ros_now_s)
+            dt_s = passed_s * dt_s / gap_s if gap_s > 0.0 else 0.0
+            self._budget.set_pace(self._factor)
+            self._admission.pace = self._factor
+            self._arm_s += dt_s
+        elif self._admission.pace != 1.0:
+            self._budget.set_pace(1.0)
+            self._admission.pace = 1.0
         self._budget.consume(self._v, self._w, dt_s)
         self._pose.move(self._v, self._w, dt_s)
         self._tick_s, self._tick_ros_s = now_s, ros_now_s
         return now_s
+
+    @property
+    def _factor(self) -> float:
+        """How much of the arm's time passes in a second, for planning: never below 0.1."""
+        return max(self._pace.factor, SLOWEST) if self._simulated else 1.0
+
+    def _arm_time_s(self, now_s: float) -> float:
+        """Return the arm's time at a steady time: steady time itself unless simulated [s]."""
+        if not self._simulated or self._tick_s is None:
+            return now_s
+        return self._arm_s + self._pace.factor * (now_s - self._tick_s)
 
     def _overrun(self, gap_s: float, now_s: float) -> None:
         self._overruns += 1
@@ -294,6 +328,7 @@ class Clamp:
         if abs((ros_now_s - self._tick_ros_s) - gap_s) > CLOCK_JUMP_S:
             self._admission.forget_time()
             self._pose.forget_time()
+            self._pace.forget()
             if self.state in ARMED:
                 self._resync = True
                 self._halt('CLOCK_JUMP', now_s)
@@ -307,17 +342,34 @@ class Clamp:
         if self.state == State.ACTIVE:
             if not self._pose.is_fresh(now_s):
                 self._halt('POSE_STALE', now_s)
-            elif not 0.0 <= now_s - self._action_s <= self._hold_s:
+            elif self._simulated and self._pace.stands_still(now_s):
+                self._halt('CLOCK_STOPPED', now_s)
+            elif not self._action_is_valid(now_s):
                 self._halt('ACTION_STALE', now_s)
         elif self.state == State.HOLD:
             since_s = self._state.since_s
             if since_s is not None and now_s - since_s > self.profile.hold_timeout_s:
                 self.disarm(now_s, 'HOLD_TIMEOUT')
 
+    def _action_is_valid(self, now_s: float) -> bool:
+        """Tell whether the last action still holds: 1.25 steps of the arm's time.
+
+        However ROS time goes on, no longer than that took at the pace at which the action came.
+        """
+        if not 0.0 <= now_s - self._action_s <= self._hold_s:
+            return False
+        if not self._simulated:
+            return True
+        arm_age_s = self._arm_time_s(now_s) - self._action_arm_s
+        return arm_age_s <= self.profile.hold_s(self._step_s)
+
     def _move(self, now_s: float) -> None:
         """Choose the twist of this period: towards the wanted one as far as the limits allow."""
         v_wanted, w_wanted = self._wanted(now_s)
         change, angular_change = self._changes[self.state]
+        if self.state == State.ACTIVE:
+            slow = min(1.0, self._factor)
+            change, angular_change = slow * change, slow * angular_change
         limits, walls = self._limits(now_s)
         free = plan_step(self._v, self._v, v_wanted, change)
         linear = free
@@ -330,7 +382,11 @@ class Clamp:
         )
         v, w = _together(linear, angular, self._v, self._w)
         if walls and self._pose.commanded is not None:
-            w = self._workspace.keep_in_cone(self._pose.commanded.quaternion_xyzw, w)
+            quick = max(1.0, self._factor)
+            turned = self._workspace.keep_in_cone(
+                self._pose.commanded.quaternion_xyzw, scale(w, quick) if quick > 1.0 else w
+            )
+            w = scale(turned, 1.0 / quick) if quick > 1.0 else turned
         self._waived = linear.waived or angular.waived
         self._box_scale = 1.0 if linear is free else _ratio(norm(v), norm(free.at(free.share)))
         self._v, self._w = self._checked(v, w, now_s)
@@ -345,7 +401,7 @@ class Clamp:
         if translation != budget.translation or rotation != budget.rotation:
             self._confined = True
             budget.replace(translation, rotation)
-        v, w = budget.twist(now_s)
+        v, w = budget.twist(self._arm_time_s(now_s))
         if self._outside():
             v = limit_norm(v, CREEP_SPEED_MPS)
         return v, w
@@ -355,12 +411,20 @@ class Clamp:
         if commanded is None or measured is None:
             return _UNLIMITED, ()
         hold_s = self._pose.hold_s(now_s, self._tau)
-        return (
-            self._workspace.speed_limits(commanded.position_m, measured.position_m, hold_s),
-            self._workspace.rotation_walls(
-                commanded.quaternion_xyzw, measured.quaternion_xyzw, hold_s
-            ),
+        limits = self._workspace.speed_limits(commanded.position_m, measured.position_m, hold_s)
+        walls = self._workspace.rotation_walls(
+            commanded.quaternion_xyzw, measured.quaternion_xyzw, hold_s
         )
+        quick = self._factor
+        if quick <= 1.0:
+            return limits, walls
+        # By the steady clock, on which it brakes, this arm is faster than it is told to be.
+        slower = SpeedLimits(
+            scale(limits.lo, 1.0 / quick),
+            scale(limits.hi, 1.0 / quick),
+            _slower(limits.walls, quick),
+        )
+        return slower, _slower(walls, quick)
 
     def _checked(self, v: Vector3, w: Vector3, now_s: float) -> tuple[Vector3, Vector3]:
         limits = self.profile.limits
@@ -418,15 +482,21 @@ class Clamp:
         self._desired = (v, w)
         self._confined = False
         share = self._scale * action.step_s
-        self._budget.add(scale(v, share), scale(w, share), action.step_s, now_s)
+        arm_s = self._arm_time_s(now_s)
+        self._budget.add(scale(v, share), scale(w, share), action.step_s, arm_s)
         self._gripper.offer(action.gripper)
-        self._action_s, self._action_seen = now_s, True
-        self._hold_s, self._step_s = self.profile.hold_s(action.step_s), action.step_s
+        self._action_s, self._action_arm_s, self._action_seen = now_s, arm_s, True
+        self._step_s = action.step_s
+        self._hold_s = self.profile.hold_s(action.step_s) * self._slowdown
         self._resync = self._waiting = False
         self._accepted += 1
         self._refused_in_a_row = 0
         self._last_refusal = ''
         self._state.go(State.ACTIVE, 'EXECUTING', now_s)
+
+    @property
+    def _slowdown(self) -> float:
+        return self._pace.slowdown if self._simulated else 1.0
 
     def _common_scale(self, v: Vector3, w: Vector3) -> float:
         """One factor for all six numbers: the path keeps its direction and its screw."""
@@ -499,6 +569,8 @@ class Clamp:
         action = self.profile.gripper.action
         if action is not None and action.required and not self._gripper_available:
             blockers.append('NO_GRIPPER')
+        if self._simulated and self._pace.stands_still(now_s):
+            blockers.append('CLOCK_STOPPED')
         return blockers
 
     def _pose_blockers(self, now_s: float) -> list[str]:
@@ -557,7 +629,7 @@ class Clamp:
         commanded = self._pose.commanded
         if commanded is None or self._at_rest():
             return commanded
-        tau, (x, y, z) = self._tau, commanded.position_m
+        tau, (x, y, z) = self._tau * self._factor, commanded.position_m
         v, w = self._v, self._w
         turned = unit_quaternion.multiply(
             unit_quaternion.exp(scale(w, tau)), commanded.quaternion_xyzw
@@ -587,6 +659,8 @@ class Clamp:
         present = []
         if not self._pose.is_fresh(now_s):
             present.append('POSE_STALE')
+        if self._simulated and self._pace.stands_still(now_s):
+            present.append('CLOCK_STOPPED')
         if self._resync:
             present.append('CLOCK_JUMP')
         late = self._state.cause == 'OVERRUN'
@@ -633,7 +707,8 @@ class Clamp:
             refusal_sentence=self.refusal_sentence(),
             policy_note=self._policy_note,
             pose_refusal=self._pose.refusal,
-            stop_time_s=self.profile.stop_time_s(self._step_s),
+            stop_time_s=self.profile.stop_time_s(self._step_s)
+            + (self._slowdown - 1.0) * self.profile.hold_s(self._step_s),
         )
 
 
@@ -646,6 +721,10 @@ def _together(linear: Step, angular: Step, v: Vector3, w: Vector3) -> tuple[Vect
     linear_share = share if norm(linear.at(1.0)) >= norm(v) else linear.share
     angular_share = share if norm(angular.at(1.0)) >= norm(w) else angular.share
     return linear.at(linear_share), angular.at(angular_share)
+
+
+def _slower(walls: tuple[Wall, ...], quick: float) -> tuple[Wall, ...]:
+    return tuple(Wall(wall.normal, wall.speed / quick) for wall in walls)
 
 
 def _ratio(part: float, whole: float) -> float:

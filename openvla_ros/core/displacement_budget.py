@@ -51,9 +51,10 @@ class DisplacementBudget:
 
     def __init__(self, profile: RobotProfile) -> None:
         limits = profile.limits
-        self._tau = profile.period_s
-        self._change = limits.acceleration_mps2 * self._tau
-        self._angular_change = limits.angular_acceleration_radps2 * self._tau
+        self._period_s = profile.period_s
+        self._full_change = limits.acceleration_mps2 * self._period_s
+        self._full_angular_change = limits.angular_acceleration_radps2 * self._period_s
+        self.set_pace(1.0)
         self._speed = limits.speed_mps
         self._axis_speed = limits.axis_speed_mps
         self._angular_speed = limits.angular_speed_radps
@@ -64,6 +65,16 @@ class DisplacementBudget:
         self.rotation: Vector3 = ZERO
         self.dropped_m = 0.0
         self.dropped_rad = 0.0
+
+    def set_pace(self, factor: float) -> None:
+        """Plan for an arm whose time runs ``factor`` (above 0) times as fast as the periods'.
+
+        The velocity may change by as much as the acceleration allows in a period, by the arm's
+        time and by that of the periods.
+        """
+        self._tau = factor * self._period_s
+        self._change = min(1.0, factor) * self._full_change
+        self._angular_change = min(1.0, factor) * self._full_angular_change
 
     def add(self, translation: Vector3, rotation: Vector3, step_s: float, now_s: float) -> bool:
         """Add one accepted displacement; True if the leash dropped a part of the sum.

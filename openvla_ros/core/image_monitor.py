@@ -1,11 +1,13 @@
 """Whether the camera can be trusted: stamps, age, frozen or blank pictures. Time is passed in."""
 
 import dataclasses
+import functools
 import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openvla_ros.core.clock_diagnosis import StampAges, explain_stamp, spoken_duration
 from openvla_ros.core.refusal import Refusal
 
 JUMP_S = 0.5
@@ -108,6 +110,7 @@ class ImageMonitor:
         self.limits = limits
         self._geometry: tuple[int, int, str] | None = None
         self._stamp_s = -float('inf')
+        self._ages = StampAges()
         self._clocks: tuple[float, float] | None = None
         self._accepted_s: float | None = None
         self._refused: tuple[float, Refusal] | None = None
@@ -120,20 +123,26 @@ class ImageMonitor:
         self._gray_since_s: float | None = None
         self.colorless = False
 
-    def offer(self, arrival: Arrival, *, now_s: float, ros_now_s: float) -> float | Refusal:
+    def offer(
+        self, arrival: Arrival, *, now_s: float, ros_now_s: float, simulated: bool = False
+    ) -> float | Refusal:
         """Judge an image by its header.
 
         Args:
             arrival: What is known of it.
             now_s: Steady time [s].
             ros_now_s: ROS time [s].
+            simulated: ROS time is that of /clock; for the sentence only.
 
         Returns:
             The stamp to use [s] (the time of arrival if it has none and that is allowed), or why
             the image is dropped.
         """
         self._forget_stamp_after_a_jump(now_s, ros_now_s)
-        refusal = self._stamp_refusal(arrival, ros_now_s) or self._identity_refusal(arrival)
+        self._ages.add(ros_now_s - arrival.stamp_s)
+        refusal = self._stamp_refusal(arrival, ros_now_s, simulated) or self._identity_refusal(
+            arrival
+        )
         if refusal is not None:
             return self.refuse(refusal, now_s=now_s)
         self._stamp_s = arrival.stamp_s or ros_now_s
@@ -223,7 +232,9 @@ class ImageMonitor:
                 self._stamp_s = -float('inf')
         self._clocks = (now_s, ros_now_s)
 
-    def _stamp_refusal(self, arrival: Arrival, ros_now_s: float) -> Refusal | None:
+    def _stamp_refusal(
+        self, arrival: Arrival, ros_now_s: float, simulated: bool
+    ) -> Refusal | None:
         limits, stamp_s = self.limits, arrival.stamp_s
         if stamp_s == 0.0:
             if limits.allow_unstamped:
@@ -240,18 +251,26 @@ class ImageMonitor:
         if stamp_s == self._stamp_s:
             return repeated
         age_s = ros_now_s - stamp_s
+        cause = functools.partial(
+            explain_stamp,
+            'the camera',
+            stamp_s,
+            ros_now_s,
+            simulated=simulated,
+            constant=self._ages.are_constant,
+        )
         if age_s < -limits.max_ahead_s:
             return Refusal(
                 'CLOCK_SKEW',
-                f'the image is stamped {-age_s:.2f} s in the future (allowed '
-                f'{limits.max_ahead_s:g} s); synchronise the clocks of camera and policy',
+                f'the image is stamped {spoken_duration(age_s)} in the future (allowed '
+                f'{limits.max_ahead_s:g} s); {cause()}',
             )
         # Written so that an age that is not a number is refused too.
         if not age_s <= limits.max_age_s:
             return Refusal(
                 'IMAGE_OLD',
-                f'the image was {age_s:.2f} s old on arrival (allowed {limits.max_age_s:g} s); '
-                'look for a slow driver, network or a clock that is behind',
+                f'the image was {spoken_duration(age_s)} old on arrival (allowed '
+                f'{limits.max_age_s:g} s); {cause()}',
             )
         return repeated if stamp_s < self._stamp_s else None
 

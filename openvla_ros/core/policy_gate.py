@@ -86,7 +86,13 @@ class PolicyGate:
     # What arrives ------------------------------------------------------------------------------
 
     def take_image(
-        self, arrival: Arrival, malformed: Refusal | None, *, now_s: float, ros_now_s: float
+        self,
+        arrival: Arrival,
+        malformed: Refusal | None,
+        *,
+        now_s: float,
+        ros_now_s: float,
+        simulated: bool = False,
     ) -> Refusal | None:
         """Judge an arriving image; ``malformed`` says what its fields have already ruled out.
 
@@ -97,7 +103,9 @@ class PolicyGate:
             if malformed is not None:
                 judged: float | Refusal = self._camera.refuse(malformed, now_s=now_s)
             else:
-                judged = self._camera.offer(arrival, now_s=now_s, ros_now_s=ros_now_s)
+                judged = self._camera.offer(
+                    arrival, now_s=now_s, ros_now_s=ros_now_s, simulated=simulated
+                )
             if isinstance(judged, Refusal):
                 self.statistics.refused.add(judged.code)
                 return judged

@@ -48,6 +48,7 @@ REASONS = {
     'WAITING': 'armed, waiting for the first action',
     'ACTION_STALE': 'the last action is too old',
     'CLOCK_JUMP': 'ROS time jumped, 3 fresh actions are needed',
+    'CLOCK_STOPPED': 'ROS time stands still: /clock is paused or nothing publishes it',
     'OVERRUN': 'the control loop was late',
     # why FAULT
     'FAULT_NON_FINITE': 'an action held NaN or infinity',

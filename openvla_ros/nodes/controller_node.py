@@ -36,6 +36,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from openvla_ros.core.clamp import Clamp, ClampOutput
 from openvla_ros.core.clamp_status import ClampStatus
+from openvla_ros.core.clock_diagnosis import NO_CLOCK, explain_stamp, spoken_duration
 from openvla_ros.core.robot_frames import refuse_other_frames
 from openvla_ros.core.robot_profile import RobotProfile, load_robot_profile
 from openvla_ros.core.safety_state import LATCHED, State
@@ -133,6 +134,7 @@ class ControllerNode(Node):
         self._costs_s: deque[float] = deque(maxlen=_TIMED_TICKS)
         self._mismatch: dict[str, str] = {}
         self._told_gid = True
+        self._clocks: dict[str, str] = {}
         self._callback_errors = 0
         self._policy_status = ''
         self._tf: Any = None
@@ -219,6 +221,11 @@ class ControllerNode(Node):
             f'for steps of {step_s:g} s'
         )
         log.info(NOT_A_SAFETY_FUNCTION)
+        if self._simulated():
+            log.warning(
+                'ROS time is simulated (use_sim_time): a displacement is what the twist adds up '
+                'to in the time of /clock. Never run an arm that is real like this'
+            )
 
     # Callbacks: validate and store -------------------------------------------------------------
 
@@ -229,7 +236,10 @@ class ControllerNode(Node):
             gid = publisher_gid_from_info(info)
             self._told_gid = bool(gid)
             action = action_input_from_message(message, gid)
-            verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=self._ros_now_s())
+            ros_now_s = self._ros_now_s()
+            verdict = self._clamp.offer(action, now_s=now_s, ros_now_s=ros_now_s)
+            wrong_stamp = verdict.reason in ('STAMP_OLD', 'STAMP_FUTURE')
+            self._note_clock('policy_node', wrong_stamp, action.stamp_s, ros_now_s)
             if not verdict.accepted and verdict.reason not in ('NOT_ARMED', 'LATCHED'):
                 why = f'{verdict.reason}, {self._clamp.refusal_sentence()}'
                 self._log_throttled(f'refused an action: {why}', now_s)
@@ -261,12 +271,16 @@ class ControllerNode(Node):
                     f'{self.profile.base_frame!r}'
                 )
                 return
-            self._clamp.set_pose(
+            stamp_s, ros_now_s = seconds_from_time(message.header.stamp), self._ros_now_s()
+            believed = self._clamp.set_pose(
                 pose_from_message(message),
-                stamp_s=seconds_from_time(message.header.stamp),
+                stamp_s=stamp_s,
                 now_s=time.monotonic(),
-                ros_now_s=self._ros_now_s(),
+                ros_now_s=ros_now_s,
             )
+            timeout_s = self.profile.pose.timeout_s
+            wrong_stamp = not believed and not abs(ros_now_s - stamp_s) <= timeout_s
+            self._note_clock('the publisher of the pose', wrong_stamp, stamp_s, ros_now_s)
 
     def _on_estop(self, message: Bool) -> None:
         with self._guard('estop'):
@@ -329,7 +343,7 @@ class ControllerNode(Node):
                 self._look_up_pose(started_s)
             if self._stop_requested:
                 self._clamp.shutdown(started_s)
-            output = self._clamp.step(started_s, self._ros_now_s())
+            output = self._clamp.step(started_s, self._ros_now_s(), simulated=self._simulated())
             self._publish_commands(output)
         self._count_down(output)
         if output is not None and self._gripper_action is not None:
@@ -423,7 +437,10 @@ class ControllerNode(Node):
         }
 
     def _notes(self) -> tuple[str, ...]:
-        return (*self._mismatch.values(), *self._shared_identity())
+        notes = (*self._mismatch.values(), *self._shared_identity())
+        if self._simulated() and not self.get_clock().now().nanoseconds:
+            return (*notes, f'{NO_CLOCK[0].upper()}{NO_CLOCK[1:]}.')
+        return (*notes, *self._clocks.values())
 
     def _shared_identity(self) -> tuple[str, ...]:
         """Where rclpy tells no gid, only the graph shows two publishers with one source_id.
@@ -437,6 +454,21 @@ class ControllerNode(Node):
             f'{count} publishers of {self.resolve_topic_name(_ACTION_TOPIC)}: this ROS '
             'distribution tells them apart by source_id alone; let only one policy run',
         )
+
+    def _note_clock(self, who: str, wrong: bool, stamp_s: float, ros_now_s: float) -> None:
+        """Remember for the status which clocks disagree, until a stamp of ``who`` is right."""
+        if not wrong:
+            self._clocks.pop(who, None)
+            return
+        age_s = ros_now_s - stamp_s
+        where = 'before' if age_s > 0.0 else 'after'
+        cause = explain_stamp(who, stamp_s, ros_now_s, simulated=self._simulated())
+        self._clocks[who] = (
+            f'A stamp of {who} lies {spoken_duration(age_s)} {where} ROS time here: {cause}.'
+        )
+
+    def _simulated(self) -> bool:
+        return bool(self.get_clock().ros_time_is_active)
 
     def _count_down(self, output: ClampOutput | None) -> None:
         """After a request to stop: once at rest send some more zeros, then finish."""

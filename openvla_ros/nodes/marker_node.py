@@ -326,8 +326,18 @@ def _frame_and_pose_source(values: MarkerParameters) -> tuple[DrawingFrame, bool
     return DrawingFrame(profile.base_frame, profile.ee_frame), profile.pose.source == 'tf'
 
 
+_USAGE = """\
+usage: marker_node --ros-args [-p robot:=PROFILE]
+
+Draws for RViz what policy_node wants and what controller_node allows, and the camera image with
+both in it. It moves nothing. docs/parameters.md lists every parameter."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM; 2 for parameters that cannot be used."""
+    if {'--help', '-h'} & set(sys.argv if args is None else args):
+        print(_USAGE)
+        return 0
     stopping = False
 
     def stop(*_: object) -> None:

@@ -13,7 +13,6 @@ if __name__ == '__main__':  # before what takes long to import
 
 import collections
 import contextlib
-import faulthandler
 import os
 import signal
 import sys
@@ -29,10 +28,13 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
+from openvla_ros.core.clock_diagnosis import CLOCK_STOPPED, NO_CLOCK
 from openvla_ros.core.image_monitor import COLORLESS_S
 from openvla_ros.core.policy_gate import PolicyGate
 from openvla_ros.core.refusal import Refusal
+from openvla_ros.core.ros_pace import RosPace
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.core.wedge_guard import WedgeGuard
 from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes.image_subscription import ImageSubscription
 from openvla_ros.nodes.inference_worker import InferenceWorker
@@ -55,7 +57,10 @@ _REPORT_PERIOD_S = 1.0
 _ENDED = Refusal('ENDED', 'the policy was stopped')
 # So many skipped of the last ticks are said once, and once that it is over.
 _SLOW_SKIPS, _JUDGED_TICKS = 3, 20
-# Longest time between two ticks that counts as inference time: a process that was stopped and
+# The worker, ROS time and the status are watched so often on the steady clock, whatever ROS time
+# does.
+_WATCH_PERIOD_S = 0.1
+# Longest time between two looks that counts as inference time: a process that was stopped and
 # continued did not hang.
 _LONGEST_TICK_S = 0.5
 # A tick waits at most so much of its period for an image that is due: less than the quarter of a
@@ -70,8 +75,17 @@ _SPIN_S = 0.1
 class PolicyNode(Node):
     """Subscribes, decides at every tick, and publishes what the worker computed."""
 
-    def __init__(self, load: LoadBackend = load_backend, **node_arguments: Any) -> None:
+    def __init__(
+        self,
+        load: LoadBackend = load_backend,
+        *,
+        wedged_s: float = _WEDGED_S,
+        **node_arguments: Any,
+    ) -> None:
         super().__init__('policy_node', **node_arguments)
+        self._wedged_s = wedged_s
+        self._guardian: WedgeGuard | None = None
+        self._pace = RosPace()
         parameters = declare(self, PolicyParameters, self._on_parameters)
         self.parameters = parameters
         for sentence in sections_for_other_nodes(self):
@@ -94,6 +108,8 @@ class PolicyNode(Node):
         self._slow_said = False
         self._tick_s: float | None = None
         self._inference_s = 0.0
+        self._completed = 0
+        self._takes_jobs = False
         self._geometry: tuple[int, int, str] | None = None
         self._publishers_said = 1
         self._colorless_said = False
@@ -115,6 +131,7 @@ class PolicyNode(Node):
         )
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._create_tick_timers()
+        self.create_timer(_WATCH_PERIOD_S, self._watch, clock=self._steady)
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=self._steady)
         self.create_timer(parameters.log_period_s, self._log_figures, clock=self._steady)
         self._announce()
@@ -140,11 +157,18 @@ class PolicyNode(Node):
         )
 
     def _create_tick_timers(self) -> None:
+        """Tick at the policy's rate: of simulated time, where ROS time is that.
+
+        Elsewhere on the steady clock: a timer of ROS time stops when the system's clock is set
+        back.
+        """
+        self._simulated = self._ros_time_is_simulated()
+        clock = self.get_clock() if self._simulated else self._steady
         period_s = 1 / self.policy_rate_hz
         self._patience_s = _PATIENCE * period_s
-        self._tick_timer = self.create_timer(period_s, self._tick, clock=self._steady)
+        self._tick_timer = self.create_timer(period_s, self._tick, clock=clock)
         self._patience_timer = self.create_timer(
-            self._patience_s, self._end_of_patience, clock=self._steady
+            self._patience_s, self._end_of_patience, clock=clock
         )
         self._patience_timer.cancel()
         self._waits_for_image = False
@@ -158,6 +182,8 @@ class PolicyNode(Node):
             f'{profile.rotation_scale_rad:g} rad'
         )
         log.info(f'camera {self._camera.topic}, instruction {self._texts.topic}')
+        if self._simulated:
+            log.info('ROS time is simulated (use_sim_time): the rate is one of /clock')
         self._warn_of_settings()
 
     def _warn_of_settings(self) -> None:
@@ -181,6 +207,7 @@ class PolicyNode(Node):
                 image_refusal(message),
                 now_s=time.monotonic(),
                 ros_now_s=self._ros_now_s(),
+                simulated=self._simulated,
             )
             if refusal is not None:
                 self._says.warn(refusal.code, refusal.sentence)
@@ -199,8 +226,10 @@ class PolicyNode(Node):
             intake = self._gate.take_instruction(text, now_s=time.monotonic())
             if intake.kind == 'same':
                 return
-            say = self._says.warn if intake.kind == 'refused' else self._says.info
-            say(intake.kind, intake.sentence)
+            if intake.kind == 'refused':
+                self._says.warn(intake.kind, intake.sentence)
+            else:
+                self.get_logger().info(intake.sentence)  # every change: what was it told, when
             self._publish_state()
 
     def _on_controller(self, message: SafetyStatus) -> None:
@@ -215,10 +244,13 @@ class PolicyNode(Node):
             stuck_after=parameters.stuck_after,
         )
         if parameters.rate_hz != old.rate_hz:
-            self.destroy_timer(self._tick_timer)
-            self.destroy_timer(self._patience_timer)
-            self._create_tick_timers()
+            self._recreate_tick_timers()
         self._warn_of_settings()
+
+    def _recreate_tick_timers(self) -> None:
+        self.destroy_timer(self._tick_timer)
+        self.destroy_timer(self._patience_timer)
+        self._create_tick_timers()
 
     def _on_start_progress(self, progress: Refusal) -> None:
         # The status logs a code that is new to it; from here come the steps within one.
@@ -228,11 +260,22 @@ class PolicyNode(Node):
 
     # The tick: hand over one observation -------------------------------------------------------
 
+    def _watch(self) -> None:
+        with self._guard('watch'):
+            now_s = time.monotonic()
+            self._watch_worker(now_s)
+            if self._simulated != self._ros_time_is_simulated():
+                self._pace = RosPace()
+                self._recreate_tick_timers()
+            if self._simulated:
+                self._pace.note(now_s, self._ros_now_s())
+            self._publish_state()
+
     def _tick(self) -> None:
         with self._guard('tick'):
             now_s = time.monotonic()
             self._gate.statistics.counts.add('ticks')
-            if self._watch_worker(now_s) and self._newest is not None:
+            if self._takes_jobs and self._newest is not None:
                 due = self._gate.next_image_is_due(now_s, self._patience_s)
                 if due and not self._worker.busy:
                     self._waits_for_image = True
@@ -260,19 +303,38 @@ class PolicyNode(Node):
         self._skips.append(skipped)
         if skipped:
             self._gate.statistics.counts.add('skipped_ticks')
-        rate_hz, log = self.policy_rate_hz, self.get_logger()
+        rate_hz, log = self._wall_rate_hz, self.get_logger()
         if not self._slow_said and sum(self._skips) >= _SLOW_SKIPS:
             self._slow_said = True
-            log.warning(f'the model is slower than {rate_hz:.3g} Hz: ticks are skipped')
+            log.warning(
+                f'the model is slower than {rate_hz:.3g} Hz{self._pace_note()}: ticks are skipped'
+            )
         elif self._slow_said and len(self._skips) == _JUDGED_TICKS and not any(self._skips):
             self._slow_said = False
             log.info(f'the model keeps {rate_hz:.3g} Hz again')
 
-    def _watch_worker(self, now_s: float) -> bool:
-        """Say whether the worker takes jobs; end the node if it never will again."""
+    @property
+    def _wall_rate_hz(self) -> float:
+        """The policy's rate by the clock on the wall."""
+        return self.policy_rate_hz * (self._pace.factor if self._simulated else 1.0)
+
+    def _pace_note(self) -> str:
+        if not self._simulated:
+            return ''
+        return (
+            f' ({self.policy_rate_hz:.3g} Hz of simulated time, which runs at '
+            f'{self._pace.factor:.2f} of real time)'
+        )
+
+    def _watch_worker(self, now_s: float) -> None:
+        """Note whether the worker takes jobs; end the node if it never will again."""
+        self._takes_jobs = False
         worker = self._worker
         elapsed_s = 0.0 if self._tick_s is None else now_s - self._tick_s
         self._tick_s = now_s
+        # Two inferences in a row are not one long one, though no look fell between them.
+        if worker.completed != self._completed:
+            self._completed, self._inference_s = worker.completed, 0.0
         busy = worker.ready and worker.busy
         self._inference_s = self._inference_s + min(elapsed_s, _LONGEST_TICK_S) if busy else 0.0
         limit_s = self.parameters.hang_timeout_s
@@ -284,8 +346,7 @@ class PolicyNode(Node):
         elif self._inference_s > limit_s:
             self._end('INFERENCE_HUNG', f'one inference takes longer than {limit_s:g} s', 3)
         else:
-            return worker.ready
-        return False
+            self._takes_jobs = worker.ready
 
     def _end(self, code: str, sentence: str, exit_code: int | None) -> None:
         """Do nothing from now on, and end the process unless ``exit_code`` is None."""
@@ -303,7 +364,7 @@ class PolicyNode(Node):
         if not self._worker.ready or self.stop_requested:
             return self._starting
         now_s = time.monotonic()
-        refusal = self._gate.why_not(now_s)
+        refusal = self._clock_refusal(now_s) or self._gate.why_not(now_s)
         if refusal is None and self._inference_s > self.parameters.max_observation_age_s:
             return Refusal(
                 'INFERENCE_SLOW', 'one inference takes longer than its image is good for'
@@ -316,6 +377,15 @@ class PolicyNode(Node):
             )
         return self._camera.explain(refusal)
 
+    def _clock_refusal(self, now_s: float) -> Refusal | None:
+        if not self._simulated:
+            return None
+        if not self.get_clock().now().nanoseconds:
+            return Refusal('NO_CLOCK', NO_CLOCK)
+        if self._pace.stands_still(now_s):
+            return Refusal('CLOCK_STOPPED', CLOCK_STOPPED)
+        return None
+
     def _publish_state(self, figures: str = '') -> None:
         self._says.publish(self._state(), self._gate.instruction, figures)
 
@@ -324,7 +394,8 @@ class PolicyNode(Node):
             now_s = time.monotonic()
             publishers = self._texts.publisher_count()
             ready = self._worker.ready
-            figures = self._gate.statistics.summary(now_s, self.policy_rate_hz)
+            figures = self._gate.statistics.summary(now_s, self._wall_rate_hz)
+            figures += self._pace_note()
             if publishers > 1:
                 figures += f', {publishers} publishers of {self._texts.topic}'
             if self._gate.camera_is_colorless:
@@ -343,11 +414,12 @@ class PolicyNode(Node):
                 self._says.warn(
                     'oscillating', 'the model reverses its motion at nearly every step'
                 )
-            # Native code that keeps Python's lock stops this thread too; then only C can end it.
+            # Native code that keeps Python's lock stops this thread too; only a process of its
+            # own can end it then.
             if ready and not self.stop_requested:
-                faulthandler.dump_traceback_later(
-                    self.parameters.hang_timeout_s + _WEDGED_S, exit=True
-                )
+                if self._guardian is None:
+                    self._guardian = WedgeGuard(self.parameters.hang_timeout_s + self._wedged_s)
+                self._guardian.beat()
 
     def _values(self, now_s: float, publishers: int) -> dict[str, str]:
         heard = self._gate.controller_is_heard(now_s)
@@ -363,6 +435,7 @@ class PolicyNode(Node):
             'published_actions': str(self._outputs.sequence),
             'completed_inferences': str(self._worker.completed),
             'reversals': str(self._gate.reversals),
+            **({'real_time_factor': f'{self._pace.factor:.2f}'} if self._simulated else {}),
             **self._gate.statistics.values(now_s, self.policy_rate_hz),
         }
 
@@ -372,8 +445,8 @@ class PolicyNode(Node):
     def _log_figures(self) -> None:
         with self._guard('log'):
             if self._worker.ready:
-                figures = self._gate.statistics.summary(time.monotonic(), self.policy_rate_hz)
-                self.get_logger().info(f'{self._state().code}: {figures}')
+                figures = self._gate.statistics.summary(time.monotonic(), self._wall_rate_hz)
+                self.get_logger().info(f'{self._state().code}: {figures}{self._pace_note()}')
 
     def _tell_color(self) -> None:
         colorless = self._gate.camera_is_colorless
@@ -404,7 +477,8 @@ class PolicyNode(Node):
 
     def close(self) -> bool:
         """Say that it is over and wait a moment for the worker; False if it still computes."""
-        faulthandler.cancel_dump_traceback_later()
+        if self._guardian is not None:
+            self._guardian.close()
         self._gate.shut(_ENDED)
         if not self.exit_code:
             self._starting = _ENDED
@@ -430,13 +504,21 @@ class PolicyNode(Node):
     def _ros_now_s(self) -> float:
         return 1e-9 * float(self.get_clock().now().nanoseconds)
 
+    def _ros_time_is_simulated(self) -> bool:
+        return bool(self.get_clock().ros_time_is_active)
 
-def main(args: Sequence[str] | None = None, load: LoadBackend = load_backend) -> int:
+
+def main(
+    args: Sequence[str] | None = None,
+    load: LoadBackend = load_backend,
+    wedged_s: float = _WEDGED_S,
+) -> int:
     """Run the policy until SIGINT or SIGTERM.
 
     Args:
         args: The command line; ``sys.argv`` if None, and then the process ends here.
         load: Makes the inference backend; tests give a fake one.
+        wedged_s: So long beyond hang_timeout_s the process may give no sign of life [s].
 
     Returns:
         0; 2 for a configuration or checkpoint that cannot be used; 3 for an inference that hung,
@@ -448,7 +530,7 @@ def main(args: Sequence[str] | None = None, load: LoadBackend = load_backend) ->
         return 0
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-        node = PolicyNode(load)
+        node = PolicyNode(load, wedged_s=wedged_s)
     except Exception as error:  # one line instead of a traceback
         kind = '' if isinstance(error, ConfigError) else f'{type(error).__name__}: '
         print(f'policy_node: {kind}{" ".join(str(error).split())}', file=sys.stderr)

@@ -7,6 +7,9 @@ from openvla_ros.core.image_monitor import ImageLimits
 from openvla_ros.core.robot_frames import RobotFrames, robot_frames
 from openvla_ros.nodes.parameters import parameter
 
+OLDEST_OBSERVATION_S = 10.0
+"""No parameter may allow an older image [s]."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicyParameters:
@@ -66,7 +69,7 @@ class PolicyParameters:
         description='oldest image, when its action is published',
         unit='s',
         lo=0.05,
-        hi=10.0,
+        hi=OLDEST_OBSERVATION_S,
         read_only=False,
     )
     hang_timeout_s: float = parameter(

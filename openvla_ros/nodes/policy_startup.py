@@ -1,7 +1,9 @@
 """From parameters to a policy that may act: load, warm up, check statistics and rate."""
 
 import contextlib
+import math
 import os
+import statistics
 import sys
 import threading
 from collections.abc import Callable
@@ -21,13 +23,15 @@ from openvla_ros.core.rate_check import measure_durations_s, rate_kept_hz
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.inference_worker import StartRefused
-from openvla_ros.nodes.policy_parameters import PolicyParameters
+from openvla_ros.nodes.policy_parameters import OLDEST_OBSERVATION_S, PolicyParameters
 
 LoadBackend = Callable[[PolicyParameters], InferenceBackend]
 """Makes the backend, in the worker's thread. ``policy_node.main`` takes another one for tests."""
 
 Report = Callable[[Refusal], None]
 _RETRY_S = 1.0
+# Room for the age of the image and for a busy machine.
+_WAIT_FACTOR = 1.5
 _SWITCH_INTERVAL_S = 2e-4
 
 
@@ -96,7 +100,7 @@ def start_policy(
         check_statistics(backend, profile, parameters)
         policy = Policy(backend, profile)
         report(Refusal('WARMING_UP', f'{backend.description}: measuring ten actions'))
-        kept_hz = rate_kept_hz(measure_durations_s(policy))
+        durations_s = measure_durations_s(policy)
     except StartRefused:
         raise
     except ImportError as error:
@@ -110,7 +114,18 @@ def start_policy(
         raise StartRefused('SERVER_UNAVAILABLE', str(error), 3) from error
     except (ConfigError, UnnormKeyError, ValueError, OSError) as error:
         raise StartRefused('MODEL_REFUSED', ' '.join(str(error).split()), 2) from error
+    kept_hz = rate_kept_hz(durations_s)
     check_rate(kept_hz, policy_rate_hz, parameters.allow_slow)
+    check_waits(statistics.median(durations_s), parameters)
+    if kept_hz < policy_rate_hz:
+        report(
+            Refusal(
+                'WARMING_UP',
+                f'{backend.description}: {kept_hz:.2f} Hz instead of {policy_rate_hz:.2f} Hz '
+                '(allow_slow); the controller arms only where 3 actions come within 1 s or 4 '
+                'steps',
+            )
+        )
     return policy
 
 
@@ -192,6 +207,44 @@ def check_rate(kept_hz: float, policy_rate_hz: float, allow_slow: bool) -> None:
         f'the model keeps {kept_hz:.2f} Hz here, {policy_rate_hz:.2f} Hz are needed; nothing is '
         'published. Use a faster device, a smaller quantization or a server, or set allow_slow '
         '(the arm will stop and go)',
+        None,
+    )
+
+
+def check_waits(action_s: float, parameters: PolicyParameters) -> None:
+    """Refuse a model whose actions would all come too late, or would end the node as hung.
+
+    Args:
+        action_s: How long an action takes, the median of those measured [s].
+        parameters: The node's; what it waits for is set there.
+
+    Raises:
+        StartRefused: it waits less than that; the sentence has the values to set.
+    """
+    wanted_s = math.ceil(10.0 * _WAIT_FACTOR * action_s) / 10.0
+    too_short = [
+        (name, getattr(parameters, name))
+        for name in ('max_observation_age_s', 'hang_timeout_s')
+        if getattr(parameters, name) <= action_s
+    ]
+    if not too_short:
+        return
+    got = ' and '.join(f'{name} is {value:g} s' for name, value in too_short)
+    if wanted_s > OLDEST_OBSERVATION_S:
+        advice = (
+            f'an image may be {OLDEST_OBSERVATION_S:g} s old at most; use a faster device, a '
+            'smaller quantization or a server'
+        )
+    else:
+        settings = ' and '.join(f'{name}:={wanted_s:.1f}' for name, _ in too_short)
+        advice = (
+            f'set {settings}; the controller takes such actions only if actions.max_age_s in the '
+            f"robot's profile is {wanted_s:g} s too"
+        )
+    raise StartRefused(
+        'TOO_SLOW',
+        f'the model needs {action_s:.2f} s for an action here, but {got}: nothing is published; '
+        f'{advice}',
         None,
     )
 

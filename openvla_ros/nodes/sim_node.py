@@ -117,6 +117,11 @@ class SimNode(Node):
         self._values = declare(self, SimParameters, self._on_parameters)
         for sentence in sections_for_other_nodes(self):
             raise ConfigError(sentence)
+        if self.get_clock().ros_time_is_active:
+            raise ConfigError(
+                'use_sim_time: got true, expected false; this simulation runs in real time and '
+                'publishes no /clock'
+            )
         self.failed = False
         self._next_seed = self._values.seed
         self._logged_s: dict[str, float] = {}
@@ -326,8 +331,18 @@ def _static_tf_publisher(node: Node) -> Any:
     return publish
 
 
+_USAGE = """\
+usage: sim_node --ros-args [-p task:=reach|push|pick] [-p seed:=N]
+
+A simulated arm with a camera: follows controller_node/twist_cmd and gripper_cmd in real time, as
+a robot's driver does. docs/parameters.md lists every parameter."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the simulated robot until SIGINT or SIGTERM; 2 for parameters that cannot be used."""
+    if {'--help', '-h'} & set(sys.argv if args is None else args):
+        print(_USAGE)
+        return 0
     # Software OpenGL would take every core; the policy needs them.
     os.environ.setdefault('LP_NUM_THREADS', '1')
     stop = False

@@ -63,3 +63,11 @@ def test_reversals_are_counted_and_many_of_them_are_an_oscillation():
     for _ in range(5):
         monitor.judge(delta(), moving=True)
     assert not monitor.oscillating
+
+
+def test_stuck_says_what_happens_next():
+    monitor = ActionMonitor(stuck_after=3)
+    refusal = [monitor.judge(delta(), moving=True) for _ in range(4)][-1]
+    assert 'nothing is published until it wants another motion' in refusal.sentence
+    assert 'gets another instruction' in refusal.sentence
+    assert 'disarms after its hold_timeout_s' in refusal.sentence

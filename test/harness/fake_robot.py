@@ -44,6 +44,8 @@ class FakeRobot(Actor):
         self._twist = np.zeros(6)
         self._received_s = -math.inf
         self._advanced_s = time.monotonic()
+        self._by_ros_time = options.by_ros_time
+        self._advanced_ros_s = self.ros_now_s()
         self._publishing = True
         self._stamp_offset_s = 0.0
         self._offset = np.zeros(3)
@@ -181,6 +183,11 @@ class FakeRobot(Actor):
         """Move to ``now_s``; returns the speed after it, m/s."""
         end_s = min(now_s, self._received_s + COMMAND_TIMEOUT_S)
         dt_s = max(0.0, end_s - self._advanced_s)
+        if self._by_ros_time:
+            ros_now_s, steady_s = self.ros_now_s(), now_s - self._advanced_s
+            share = dt_s / steady_s if steady_s > 0.0 else 0.0
+            dt_s = share * max(0.0, ros_now_s - self._advanced_ros_s)
+            self._advanced_ros_s = ros_now_s if steady_s > 0.0 else self._advanced_ros_s
         if dt_s > 0.0 and np.all(np.isfinite(self._twist)):
             self._position = self._position + self._twist[:3] * dt_s
             self._quaternion = rotate(self._quaternion, self._twist[3:] * dt_s)
@@ -230,5 +237,8 @@ if __name__ == '__main__':
     parser.add_argument('--quaternion', type=float, nargs=4, default=[0.0, 0.0, 0.0, 1.0])
     parser.add_argument('--pose-hz', type=float, default=50.0)
     parser.add_argument('--record-actions', action='store_true')
+    parser.add_argument(
+        '--by-ros-time', action='store_true', help='move by ROS time, as in a simulator'
+    )
     chosen = parser.parse_known_args()[0]
     run(lambda: FakeRobot(chosen))

@@ -190,8 +190,8 @@ MUTANTS = [
     ),
     Mutant(
         CLAMP,
-        'elif not 0.0 <= now_s - self._action_s <= self._hold_s:',
-        'elif not now_s - self._action_s <= self._hold_s:',
+        'if not 0.0 <= now_s - self._action_s <= self._hold_s:',
+        'if not now_s - self._action_s <= self._hold_s:',
         'time',
         'test_an_action_received_in_the_future_is_not_fresh',
     ),
@@ -275,11 +275,67 @@ MUTANTS = [
     ),
     Mutant(
         CLAMP,
-        '        if self.state == State.ACTIVE:\n            self._gripper.step(now_s)\n'
-        '        else:\n',
-        '        self._gripper.step(now_s)\n        if self.state != State.ACTIVE:\n',
+        '        if self.state == State.ACTIVE:\n'
+        '            self._gripper.step(self._arm_time_s(now_s))\n        else:\n',
+        '        self._gripper.step(self._arm_time_s(now_s))\n'
+        '        if self.state != State.ACTIVE:\n',
         'gripper_command',
         'test_no_stop_opens_or_closes_the_gripper',
+    ),
+    # Simulated ROS time
+    Mutant(
+        CLAMP,
+        'self._budget.set_pace(self._factor)',
+        'self._budget.set_pace(1.0)',
+        'simulated_time',
+    ),
+    Mutant(
+        CLAMP,
+        'dt_s = passed_s * dt_s / gap_s if gap_s > 0.0 else 0.0',
+        'pass',
+        'simulated_time',
+        'test_an_action_moves_what_it_says_at_any_real_time_factor',
+    ),
+    Mutant(
+        CLAMP,
+        'self._hold_s = self.profile.hold_s(action.step_s) * self._slowdown',
+        'self._hold_s = self.profile.hold_s(action.step_s)',
+        'simulated_time',
+        'test_an_action_moves_what_it_says_at_any_real_time_factor',
+    ),
+    Mutant(
+        CLAMP,
+        'self._hold_s = self.profile.hold_s(action.step_s) * self._slowdown',
+        'self._hold_s = math.inf',
+        'simulated_time stop',
+    ),
+    Mutant(
+        CLAMP,
+        'elif self._simulated and self._pace.stands_still(now_s):',
+        'elif False:',
+        'simulated_time',
+        'test_an_action_that_holds_long_in_a_slow_simulation_does_not_outlive_the_clock',
+    ),
+    Mutant(
+        CLAMP,
+        'if quick <= 1.0:',
+        'if quick > 0.0:',
+        'simulated_time',
+        'test_a_fast_arm_brakes_before_the_wall',
+    ),
+    Mutant(
+        BUDGET,
+        'self._change = min(1.0, factor) * self._full_change',
+        'self._change = factor * self._full_change',
+        'simulated_time',
+        'test_the_arm_does_not_go_beyond_and_come_back',
+    ),
+    Mutant(
+        ADMISSION,
+        'gone_s = self.pace * max(0.0, now_s - self._tokens_s)',
+        'gone_s = max(0.0, now_s - self._tokens_s)',
+        'simulated_time',
+        'test_a_policy_that_keeps_its_rate_by_the_steady_clock_is_refused_some_actions',
     ),
     Mutant(
         CLAMP,

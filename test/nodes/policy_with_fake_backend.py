@@ -9,11 +9,13 @@ The JSON file named by FAKE_BACKEND is read before every prediction:
     raises      'tokens', 'memory', 'value', 'unavailable', 'instruction' or 'bug'
     raise_count how many predictions raise, then no more (default: all)
     hang        true: never return
+    wedge       true: never return from native code that keeps Python's lock
     loading     true: loading goes on until this is gone
     load_raises sentence of a ConfigError when loading
     unit        statistics reach this many metres in one step on every axis
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -73,6 +75,8 @@ class FakeBackend:
         orders = script()
         while orders.get('hang') and instruction != 'pick up the red block':
             time.sleep(0.1)
+        if orders.get('wedge') and instruction != 'pick up the red block':
+            ctypes.PyDLL(None).sleep(600)
         time.sleep(orders.get('delay_s', 0.0))
         self._raise(orders)
         action = np.array(orders.get('action', [0.01, 0, 0, 0, 0, 0, 1]), float)
@@ -107,4 +111,9 @@ def script() -> dict:
 
 
 if __name__ == '__main__':
-    sys.exit(policy_node.main(load=lambda parameters: FakeBackend(parameters.unnorm_key)))
+    wedged_s = float(os.environ.get('FAKE_WEDGED_S', '15'))
+    sys.exit(
+        policy_node.main(
+            load=lambda parameters: FakeBackend(parameters.unnorm_key), wedged_s=wedged_s
+        )
+    )

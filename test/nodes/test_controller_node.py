@@ -1,7 +1,6 @@
 """What keeps controller_node going, seen from inside one process."""
 
 import importlib.util
-import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,7 +30,7 @@ class Sent(list):
 @pytest.fixture
 def node():
     context = Context()
-    rclpy.init(context=context, domain_id=random.randint(1, 101))
+    rclpy.init(context=context)
     it = ControllerNode(
         context=context,
         parameter_overrides=[Parameter('robot', value='sim')],

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from harness.processes import own_domain_id
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -180,16 +180,16 @@ def controller(domain, *parameters, env=None, **popen):
 
 @contextlib.contextmanager
 def running(*parameters, env=None, stderr=None, **world):
-    domain = random.randint(1, 101)
-    process = controller(domain, *parameters, env=env, stderr=stderr)
-    it = World(domain, **world)
-    it.process = process
-    try:
-        yield it
-    finally:
-        process.kill()
-        process.wait()
-        it.close()
+    with own_domain_id() as domain:
+        process = controller(domain, *parameters, env=env, stderr=stderr)
+        it = World(domain, **world)
+        it.process = process
+        try:
+            yield it
+        finally:
+            process.kill()
+            process.wait()
+            it.close()
 
 
 def profile_file(folder, **sections):
@@ -302,7 +302,8 @@ def test_a_missing_limit_ends_with_2_and_one_line_that_names_it(tmp_path):
     del content['limits']['acceleration_mps2']
     path = tmp_path / 'robot.yaml'
     path.write_text(yaml.safe_dump(content))
-    process = controller(random.randint(1, 101), f'robot:={path}', stderr=subprocess.PIPE)
+    domain = os.environ['ROS_DOMAIN_ID']
+    process = controller(domain, f'robot:={path}', stderr=subprocess.PIPE)
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2
     assert len(errors.strip().splitlines()) == 1
@@ -320,7 +321,7 @@ def test_it_starts_in_less_than_a_second_and_without_torch():
     )
     done = subprocess.run(
         [sys.executable, '-c', code],
-        env=os.environ | {'ROS_DOMAIN_ID': str(random.randint(1, 101))},
+        env=os.environ,
         capture_output=True,
         text=True,
         timeout=30,

@@ -35,7 +35,7 @@ class Settings:
 @pytest.fixture
 def make_node():
     context = rclpy.Context()
-    rclpy.init(args=[], context=context, domain_id=77)
+    rclpy.init(args=[], context=context)
     nodes = []
 
     def make(overrides=None, cli_args=None):

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -16,7 +17,12 @@ from openvla_ros.core.normalization import ActionStats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.inference_worker import StartRefused
 from openvla_ros.nodes.policy_parameters import PolicyParameters
-from openvla_ros.nodes.policy_startup import load_backend, load_profile, start_policy
+from openvla_ros.nodes.policy_startup import (
+    check_waits,
+    load_backend,
+    load_profile,
+    start_policy,
+)
 
 KEY = 'bridge_orig'
 PROFILE = load_dataset_profile(KEY)
@@ -88,6 +94,31 @@ def test_a_model_that_is_too_slow_stays_to_say_which_rate_it_keeps():
     assert (refusal.code, refusal.exit_code) == ('TOO_SLOW', None)
     assert 'allow_slow' in str(refusal)
     start(Backend(delay_s=0.02), rate_hz=100.0, allow_slow=True)
+
+
+def test_a_slow_model_that_is_allowed_is_refused_where_none_of_its_actions_would_count():
+    refusal = refused(Backend(delay_s=0.08), allow_slow=True, max_observation_age_s=0.06)
+    assert (refusal.code, refusal.exit_code) == ('TOO_SLOW', None)
+    said = re.search(r'set max_observation_age_s:=(\d\.\d)', str(refusal))
+    assert said is not None, str(refusal)
+    assert 'actions.max_age_s' in str(refusal)
+    start(Backend(delay_s=0.08), allow_slow=True, max_observation_age_s=float(said[1]))
+
+
+@pytest.mark.parametrize(
+    ('action_s', 'settings', 'said'),
+    [
+        (1.2, {}, 'max_observation_age_s is 1 s.*set max_observation_age_s:=1.8;.*1.8 s too'),
+        (0.6, {'hang_timeout_s': 0.5}, 'hang_timeout_s is 0.5 s.*set hang_timeout_s:=0.9;'),
+        (6.0, {}, 'set max_observation_age_s:=9.0 and hang_timeout_s:=9.0;'),
+        (9.0, {}, 'may be 10 s old at most; use a faster device'),
+    ],
+)
+def test_waits_that_are_shorter_than_the_model_are_named_with_the_values_to_set(
+    action_s, settings, said
+):
+    with pytest.raises(StartRefused, match=said):
+        check_waits(action_s, PolicyParameters(allow_slow=True, **settings))
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(monkeypatch):

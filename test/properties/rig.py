@@ -124,6 +124,8 @@ class Rig:
         self.pose_delay_ticks = 0
         self.gain = 1.0  # the plant moves this much farther than it is told
         self.heartbeat: bool | None = False
+        self.factor: float | None = None  # real-time factor of simulated ROS time, and of the arm
+        self.lump_s = 0.0  # /clock tells simulated time in lumps of this size
         self.v = (0.0, 0.0, 0.0)
         self.w = (0.0, 0.0, 0.0)
         self.path = 0.0
@@ -147,7 +149,7 @@ class Rig:
         """A well-formed action of the bound policy; any field may be replaced."""
         self.sequence += 1
         usual = ActionInput(
-            stamp_s=self.ros_s,
+            stamp_s=self._told_s(),
             frame_id=self.profile.base_frame,
             sequence=self.sequence,
             step_s=0.2,
@@ -163,7 +165,7 @@ class Rig:
 
     def offer(self, action: ActionInput) -> Verdict:
         """Offer this action now."""
-        verdict = self.clamp.offer(action, now_s=self.now_s, ros_now_s=self.ros_s)
+        verdict = self.clamp.offer(action, now_s=self.now_s, ros_now_s=self._told_s())
         if verdict.accepted:
             self.accepted_s, self.accepted_step_s = self.now_s, action.step_s
             self.late_s = 0.0
@@ -174,9 +176,13 @@ class Rig:
         call."""
         for _ in range(3):
             self.act((0.0,) * 6)
-            self.ticks(round(0.2 / self.bounds.tau))
+            self.ticks(self.step_ticks(0.2))
         reply = self.clamp.arm(self.now_s)
         assert reply.ok, reply.sentence
+
+    def step_ticks(self, step_s: float) -> int:
+        """Control periods in a step of ROS time."""
+        return max(1, round(step_s / (self.factor or 1.0) / self.bounds.tau))
 
     def ticks(self, count: int) -> ClampOutput | None:
         """Let this many control periods pass; returns the last output."""
@@ -187,14 +193,16 @@ class Rig:
     def tick(self, dt_s: float | None = None, ros_dt_s: float | None = None) -> ClampOutput:
         """Let one period pass, step the clamp, judge what it sends."""
         dt_s = self.bounds.tau if dt_s is None else dt_s
-        self._follow(min(dt_s, DRIVER_TIMEOUT_S))
+        if self.factor is not None and ros_dt_s is None:
+            ros_dt_s = self.factor * dt_s
+        self._follow(min(dt_s, DRIVER_TIMEOUT_S) * (1.0 if self.factor is None else self.factor))
         self.now_s += dt_s
         self.late_s += max(0.0, dt_s - self.bounds.tau)
         self.ros_s += dt_s if ros_dt_s is None else ros_dt_s
         self._send_pose()
         if self.heartbeat is not None:
             self.clamp.heartbeat(self.heartbeat, now_s=self.now_s)
-        out = self.clamp.step(self.now_s, self.ros_s)
+        out = self.clamp.step(self.now_s, self._told_s(), simulated=self.factor is not None)
         if self.judged:
             self._judge(out)
         self.v, self.w = tuple(out.twist[:3].tolist()), tuple(out.twist[3:].tolist())
@@ -210,6 +218,14 @@ class Rig:
         """Whether the last command is not exactly zero."""
         return any(self.v) or any(self.w)
 
+    def _told_s(self) -> float:
+        """ROS time as /clock tells it."""
+        return math.floor(self.ros_s / self.lump_s) * self.lump_s if self.lump_s else self.ros_s
+
+    def slowdown(self) -> float:
+        """How much longer an action holds on the steady clock than its length in ROS time."""
+        return 1.0 / min(1.0, self.factor or 1.0)
+
     def _follow(self, dt_s: float) -> None:
         if any(self.v):
             way_s = dt_s * self.gain
@@ -223,7 +239,7 @@ class Rig:
     def _send_pose(self) -> None:
         if not self.pose_on:
             return
-        self._delayed.append((self.position, self.quaternion, self.ros_s))
+        self._delayed.append((self.position, self.quaternion, self._told_s()))
         if len(self._delayed) <= self.pose_delay_ticks:
             return
         position, quaternion, stamp_s = self._delayed.pop(0)
@@ -231,7 +247,7 @@ class Rig:
             Pose(tuple(position), quaternion),
             stamp_s=stamp_s,
             now_s=self.now_s,
-            ros_now_s=self.ros_s,
+            ros_now_s=self._told_s(),
         )
 
     def _judge(self, out: ClampOutput) -> None:
@@ -253,7 +269,8 @@ class Rig:
             assert turn <= math.hypot(*self.w) * ROOM, 'the arm turns faster without being ACTIVE'
             assert out.gripper == self.gripper or math.isnan(self.gripper), 'the gripper moved'
         age_s = self.now_s - self.accepted_s
-        if age_s > b.t_stop(self.accepted_step_s) + self.late_s:
+        longer_s = (1.05 * self.slowdown() - 1.05) * b.hold_s(self.accepted_step_s)
+        if age_s > b.t_stop(self.accepted_step_s) + longer_s + self.late_s:
             assert speed == 0.0, f'still moving {age_s:.3f} s after the last accepted action'
             assert turn == 0.0, f'still turning {age_s:.3f} s after the last accepted action'
         if self.box_judged:

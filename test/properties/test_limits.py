@@ -65,8 +65,8 @@ def test_acceleration_is_never_waived_when_the_arm_does_what_it_is_told(
     waived = []
     tick = r.clamp.step
 
-    def step(now_s: float, ros_now_s: float) -> rig.ClampOutput:
-        out = tick(now_s, ros_now_s)
+    def step(now_s: float, ros_now_s: float, *, simulated: bool) -> rig.ClampOutput:
+        out = tick(now_s, ros_now_s, simulated=simulated)
         waived.append('ACCEL_WAIVED' in out.status.reasons)
         return out
 

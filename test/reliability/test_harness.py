@@ -1,8 +1,10 @@
 """The harness itself, with real processes: it finds fault with a controller without a clamp."""
 
+import fcntl
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,3 +106,11 @@ def test_an_arm_that_does_not_move_cannot_be_injected(world: World) -> None:
     world.wait_state(ACTIVE)
     with pytest.raises(DeadlineError, match='motion'):
         world.inject(world.policy.kill, deadline_s=0.3)
+
+
+def test_this_run_holds_a_ros_domain_that_no_other_run_gets():
+    """Whatever starts ROS in a test without asking for a domain is alone on this one."""
+    domain = os.environ['ROS_DOMAIN_ID']
+    lock = Path(tempfile.gettempdir()) / 'openvla_ros_domains' / domain
+    with open(lock) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
