@@ -45,6 +45,12 @@ ARGUMENTS = [
     ),
     ('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'", None),
     (
+        'cuda_graphs',
+        'auto',
+        'run the network as CUDA graphs; auto: on a CUDA device, if they give the same tokens',
+        ['auto', 'on', 'off'],
+    ),
+    (
         'allow_slow',
         'false',
         'let a network that is too slow act: the arm stops and goes',
@@ -121,6 +127,7 @@ def _start(context):
             'adapter',
             'quantization',
             'device',
+            'cuda_graphs',
             'image_transport',
             'base_frame',
             'ee_frame',

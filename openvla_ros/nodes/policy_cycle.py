@@ -85,6 +85,7 @@ class PolicyCycle:
             stages[CAMERA_TO_PUBLISH] = self._ros_now_s() - assignment.stamp_s
         gate.statistics.add_stages(stages)
         gate.statistics.add_decoding(step.predicted.num_passes, step.predicted.min_margin)
+        gate.statistics.execution = step.predicted.execution
         frame_id = observation.message.header.frame_id
         self._outputs.publish_model_input(policy, step, observation.stamp, frame_id)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 import uvicorn
 
-from openvla_ros.core.inference import InferenceBackend
+from openvla_ros.core.inference import GRAPH_MODES, InferenceBackend
 from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
@@ -120,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of the parameters (default: the checkpoint's)",
     )
     add('--quantization', choices=('nf4', 'int8'), help='quantise the language model')
+    add(
+        '--cuda-graphs',
+        choices=GRAPH_MODES,
+        default='auto',
+        help='run the network as CUDA graphs (default: on a CUDA device, if they give the same '
+        'tokens)',
+    )
     add('--adapter', help='LoRA adapter folder')
     add('--allow-download', action='store_true', help='fetch a hub id that is not in the cache')
     return parser
@@ -135,6 +142,7 @@ def _load(options: argparse.Namespace) -> LocalBackend:
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         device=options.device,
         quantization=options.quantization,
+        cuda_graphs=options.cuda_graphs,
         adapter=options.adapter,
         # The client measures the rate and refuses to drive a robot with a slow server.
         allow_slow=True,

@@ -158,6 +158,7 @@ def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch
             device='cpu',
             dtype='float16',
             quantization='nf4',
+            cuda_graphs='off',
             allow_download=True,
             allow_slow=True,
         )
@@ -169,6 +170,7 @@ def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch
         'device': 'cpu',
         'dtype': 'float16',
         'quantization': 'nf4',
+        'cuda_graphs': 'off',
         'allow_download': True,
         'allow_slow': True,
     }
