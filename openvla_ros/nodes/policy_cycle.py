@@ -55,6 +55,10 @@ class PolicyCycle:
     def run(self, policy: Policy, observation: Observation) -> None:
         """Do one observation; what it meets on the way is noted at the gate."""
         gate, assignment = self._gate, observation.assignment
+        if gate.is_spent(assignment):
+            # Tried again because memory ran out behind the action, which is on its way already.
+            gate.statistics.counts.add('memory_ran_out_behind_action')
+            return
         if gate.taken_up(assignment):
             policy.backend.reset()
         image_age_s = self._ros_now_s() - assignment.stamp_s
