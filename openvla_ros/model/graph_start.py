@@ -24,7 +24,7 @@ from openvla_ros.core.inference import GRAPH_MODES
 from openvla_ros.core.instruction import MAX_TOKENS
 from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
-from openvla_ros.model.cuda_graphs import Capture, GraphPasses, GraphVision, one_line
+from openvla_ros.model.cuda_graphs import Capture, GraphError, GraphPasses, GraphVision, one_line
 from openvla_ros.model.decoding import Choices, EagerPasses, greedy_decode
 from openvla_ros.model.self_test import probe_images, probe_prompt
 
@@ -89,8 +89,10 @@ def _graphs_that_agree(
             model.vision_backbone, model.projector, model.image_spec.size, capture=capture
         )
         difference = find_difference(model, passes, vision, num_tokens)
+    except GraphError as error:
+        return str(error)
     except Exception as error:  # whatever it is, the plain path needs none of it
-        return one_line(error)
+        return f'they could not be compared: {one_line(error)}'
     return difference or (passes, vision)
 
 

@@ -156,7 +156,8 @@ class LocalBackend:
     @property
     def description(self) -> str:
         """Checkpoint, statistics, precision and how the network runs, in one line."""
-        return f'{self._description}, {self.model.execution}'
+        execution = self.model.execution if hasattr(self, 'model') else 'closed'
+        return f'{self._description}, {execution}'
 
     def warm_up(self) -> None:
         """Run the self-test, then one action of each kind, so that the next takes its usual time.

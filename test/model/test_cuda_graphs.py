@@ -1,6 +1,8 @@
 """The bodies of the graphs, run uncaptured: same tokens, fixed shapes and addresses."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +144,74 @@ def test_a_step_before_any_prefill_is_refused():
 def test_a_capture_without_a_gpu_says_so():
     with pytest.raises(GraphError, match='cannot be captured on cpu; use a CUDA device'):
         CudaCapture(torch.device('cpu'))
+
+
+class FakeCuda:
+    """Streams as torch.cuda has them, and a capture that leaves its stream current if it fails."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.main, self.current, self.ran_on = FakeStream('main'), None, []
+        self.current = self.main
+        self._error = error
+        for name, fake in {
+            'graph_pool_handle': lambda: 'pool',
+            'current_stream': lambda device: self.current,
+            'Stream': lambda device: FakeStream('side'),
+            'CUDAGraph': lambda: SimpleNamespace(replay=lambda: self.ran_on.append('graph')),
+            'stream': self._on,
+            'set_stream': self._set,
+            'graph': self._capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def body(self):
+        self.ran_on.append(self.current.name)
+
+    def _set(self, stream):
+        self.current = stream
+
+    @contextlib.contextmanager
+    def _on(self, stream):
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    @contextlib.contextmanager
+    def _capture(self, graph, *, pool, stream, capture_error_mode):
+        assert (pool, stream.name) == ('pool', 'side')
+        self.current = stream
+        yield
+        if self._error is not None:
+            raise self._error
+        self.current = self.main
+
+
+class FakeStream:
+    """Keeps what it was told to wait for."""
+
+    def __init__(self, name):
+        self.name, self.waited = name, []
+
+    def wait_stream(self, other):
+        self.waited.append(other.name)
+
+
+def test_a_capture_warms_up_beside_the_main_stream_and_returns_the_replay(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    replay = CudaCapture(torch.device('cuda', 1))(cuda.body)
+    assert cuda.ran_on == ['side'] * 4  # three times to warm up, once recorded
+    assert cuda.main.waited == ['side']
+    replay()
+    assert cuda.ran_on[4:] == ['graph']
+    assert cuda.current is cuda.main
+
+
+def test_a_capture_that_fails_leaves_the_main_stream_the_current_one(monkeypatch):
+    cuda = FakeCuda(monkeypatch, error=RuntimeError('operation not permitted when capturing'))
+    capture = CudaCapture(torch.device('cuda', 0))
+    with pytest.raises(RuntimeError, match='not permitted'):
+        capture(cuda.body)
+    assert cuda.current is cuda.main
 
 
 class OutOfMemoryError(RuntimeError):

@@ -1,6 +1,8 @@
 """Graphs drive nothing before they gave the plain path's tokens, and never stop the plain path."""
 
+import copy
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -41,12 +43,12 @@ class Faulty:
         if not mine:
             return body
         if self._at_capture:
-            raise self._error
+            raise copy.copy(self._error)  # a traceback would keep what is to be freed
         return lambda: self._replay(body)
 
     def _replay(self, body):
         if self._error is not None and self._replays == 0:
-            raise self._error
+            raise copy.copy(self._error)
         self._replays -= 1
         body()
         if self._change is not None:
@@ -110,6 +112,19 @@ def test_whatever_is_raised_at_the_start_is_one_warning_and_the_plain_path_runs(
     assert cause in model.execution
     assert model.execution.startswith('eager (')
     assert plain_tokens(model) == expected
+
+
+@pytest.mark.parametrize('at_capture', [True, False])
+def test_graphs_that_are_given_up_leave_nothing_in_memory(model, at_capture):
+    faulty, bodies = Faulty(stage=LAST, error=OutOfMemoryError(), at_capture=at_capture), []
+
+    def capture(body):
+        bodies.append(weakref.ref(getattr(body, '__self__', body)))
+        return faulty(body)
+
+    assert not start_graphs(model, D, capture=capture)
+    assert len(bodies) == LAST + 1
+    assert [body() for body in bodies] == [None] * (LAST + 1)
 
 
 @pytest.mark.parametrize('stage', [FIRST, FIRST_STEP, FIRST_STEP + 5, LAST])
