@@ -23,8 +23,8 @@ import torch
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
 from benchmarks.full_size import PROMPT_IDS, build
 from openvla_ros.model import OpenVLA
-from openvla_ros.model.cuda_graphs import capture_graphs
 from openvla_ros.model.gpu_resize import DevicePreprocessor
+from openvla_ros.model.graph_start import start_graphs
 from openvla_ros.model.quantization import quantize
 
 NUM_TOKENS = 7
@@ -140,10 +140,11 @@ def main() -> None:
         )
     if arguments.quantization:
         quantize(model, arguments.quantization)
-    graphs = not arguments.eager and capture_graphs(model, NUM_TOKENS)
+    if not arguments.eager:
+        start_graphs(model, NUM_TOKENS)
     result: dict[str, Any] = {
         'quantization': arguments.quantization or 'none',
-        'graphs': graphs,
+        'execution': model.execution,
         'build_and_capture_s': round(time.perf_counter() - started, 1),
     }
     streams = Streams(model)

@@ -30,7 +30,7 @@ def start_once(checkpoint: Path, device: str) -> dict[str, float]:
     import torch
 
     from openvla_ros.model import OpenVLA
-    from openvla_ros.model.cuda_graphs import capture_graphs
+    from openvla_ros.model.graph_start import start_graphs
     from openvla_ros.model.self_test import run_self_test
 
     marks.append(('load', time.perf_counter()))
@@ -38,7 +38,7 @@ def start_once(checkpoint: Path, device: str) -> dict[str, float]:
     model.language_model.fuse()
     marks.append(('capture', time.perf_counter()))
     if device != 'cpu':
-        capture_graphs(model, 7)
+        start_graphs(model, 7)
     marks.append(('self_test', time.perf_counter()))
     run_self_test(model)
     size = model.image_spec.size

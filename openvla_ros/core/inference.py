@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from openvla_ros.core.normalization import ActionStats
 
+GRAPH_MODES = ('auto', 'on', 'off')
+"""Whether a network runs as CUDA graphs: 'auto' on a CUDA device if they give the plain path's
+tokens, 'on' the same but other devices are refused, 'off' never."""
+
 
 class BackendUnavailable(RuntimeError):  # noqa: N818  it says what is the case
     """No action now, perhaps later (a server that does not answer); nothing is broken here."""
@@ -26,6 +30,8 @@ class PredictedAction:
         stage_s: Wall time by stage [s], such as {'preprocess': ..., 'prefill': ...}.
         num_passes: Passes of the language model, or None if not known.
         min_margin: Smallest difference of the two largest logits, or None if not known.
+        execution: How the network ran: 'CUDA graphs', or 'eager' with the reason if it was to be
+            graphs; empty if not known.
     """
 
     action: NDArray[np.float64]
@@ -33,20 +39,23 @@ class PredictedAction:
     stage_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_passes: int | None = None
     min_margin: float | None = None
+    execution: str = ''
 
 
 class InferenceBackend(Protocol):
     """Computes actions. Built and called by one thread, never by two at a time.
 
     Attributes:
-        description: What computes, in one line: checkpoint and device, or the server.
         image_size: Side of the network's square input in pixels.
         norm_stats: Statistics by unnorm_key, or None where the backend does not tell them.
     """
 
-    description: str
     image_size: int
     norm_stats: Mapping[str, ActionStats] | None
+
+    @property
+    def description(self) -> str:
+        """What computes, in one line: checkpoint, device and how it runs, or the server."""
 
     def warm_up(self) -> None:
         """Test itself and compute once, so that the next ``predict`` takes its usual time."""

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from openvla_ros.core.inference import GRAPH_MODES
 from openvla_ros.core.strict_config import did_you_mean
 
 
@@ -52,6 +53,12 @@ POLICY_ARGUMENTS = (
         ('auto', 'none', 'int8', 'int8-all', 'nf4', 'nf4-double', 'nf4-all', 'nf4-double-all'),
     ),
     Argument('device', 'auto', "where the network runs: 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+    Argument(
+        'cuda_graphs',
+        'auto',
+        'run the network as CUDA graphs; auto: on a CUDA device, if they give the same tokens',
+        GRAPH_MODES,
+    ),
     Argument(
         'allow_slow',
         'false',

@@ -30,6 +30,7 @@ _POLICY_PARAMETERS = (
     'adapter',
     'quantization',
     'device',
+    'cuda_graphs',
     'image_transport',
 )
 

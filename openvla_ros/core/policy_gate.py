@@ -64,6 +64,7 @@ class PolicyGate:
         self._trusted_identity = 0
         self._image: tuple[float, float] | None = None
         self._assigned: tuple[float, int] | None = None
+        self._spent: Assignment | None = None
         self._moving = False
         self._controller_s = -math.inf
 
@@ -209,6 +210,11 @@ class PolicyGate:
                 self._trust.forget()
             return new
 
+    def is_spent(self, assignment: Assignment) -> bool:
+        """Say whether an action for an assignment was published, or at least was about to be."""
+        with self._lock:
+            return assignment == self._spent
+
     def look(self, seen: Fingerprint, assignment: Assignment, *, now_s: float) -> Refusal | None:
         """Take note of a picture's pixels; returns why it is not to be acted on, or None."""
         with self._lock:
@@ -263,7 +269,8 @@ class PolicyGate:
         Args:
             delta: The action.
             assignment: What it was computed for.
-            publish: Called at most once, while no input can change.
+            publish: Called at most once for an assignment, even if it raises, while no input
+                can change.
             now_s: Steady time [s].
             ros_now_s: ROS time [s].
 
@@ -271,6 +278,8 @@ class PolicyGate:
             Why it was not published, or None.
         """
         with self._lock:
+            if self.is_spent(assignment):
+                return Refusal('ALREADY_PUBLISHED', 'this image has had its action')
             refusal = (
                 self._fault
                 or self._change_refusal(assignment)
@@ -282,6 +291,7 @@ class PolicyGate:
                 self.statistics.refused.add(refusal.code)
                 self._outcome = None if refusal.code == 'INSTRUCTION_CHANGED' else refusal
                 return refusal
+            self._spent = assignment
             publish()
             self._outcome = None
             self.statistics.actions.mark(now_s)

@@ -19,6 +19,7 @@ class PolicyStatistics:
         actions: Rate of published actions.
         counts: Ticks, skipped ticks and what else is counted without being a refusal.
         refused: Images, instructions and actions that were not used, by code.
+        execution: How the network ran last, where the backend tells.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class PolicyStatistics:
         self.actions = EventRate()
         self.counts = Counters()
         self.refused = Counters()
+        self.execution = ''
         self._stages: dict[str, SlidingValues] = {}
         self._passes = SlidingValues(256)
         self._margins = SlidingValues(256)
@@ -56,6 +58,7 @@ class PolicyStatistics:
             f'camera {self.images.rate_hz(now_s):.1f} Hz, '
             f'camera to action {self._pair(CAMERA_TO_PUBLISH)} ms (p50/p99; {stages}), '
             f'{self.counts["skipped_ticks"]} ticks skipped, refused: {refused or "none"}'
+            f'{self.execution and f", network: {self.execution}"}'
         )
 
     def values(self, now_s: float, policy_rate_hz: float) -> dict[str, str]:
@@ -72,6 +75,8 @@ class PolicyStatistics:
             values['passes_per_action'] = f'{self._passes.mean():.2f}'
         if len(self._margins):
             values['min_margin_p1'] = f'{self._margins.percentile(1):.3f}'
+        if self.execution:
+            values['execution'] = self.execution
         values['skipped_ticks'] = '0'
         values |= {name: str(n) for name, n in self.counts.as_dict().items()}
         values |= {f'refused {code}': str(n) for code, n in self.refused.as_dict().items()}

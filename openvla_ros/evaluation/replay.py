@@ -18,7 +18,7 @@ import numpy as np
 
 from openvla_ros.core.action_tokens import NonActionTokenError
 from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
-from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
+from openvla_ros.core.inference import GRAPH_MODES, BackendUnavailable, InferenceBackend
 from openvla_ros.core.instruction import parse_instruction
 from openvla_ros.core.normalization import resolve_unnorm_key
 from openvla_ros.core.policy import Policy
@@ -393,6 +393,7 @@ def _backend(options: argparse.Namespace) -> InferenceBackend:
         dtype=options.dtype,
         device=options.device,
         quantization=options.quantization,
+        cuda_graphs=options.cuda_graphs,
         adapter=options.adapter,
         allow_slow=True,
     )
@@ -474,6 +475,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=('auto', 'float32', 'bfloat16', 'float16'),
         default='auto',
         help="number format of the weights (default: auto, the checkpoint's)",
+    )
+    add(
+        '--cuda-graphs',
+        choices=GRAPH_MODES,
+        default='auto',
+        help='run the network as CUDA graphs (default: on a CUDA device, if they give the same '
+        'tokens)',
     )
     add('--quantization', help="scheme such as 'nf4' or 'int8' (default: none)")
     add('--instruction', help='sentence for all images; default: the recorded instruction topic')

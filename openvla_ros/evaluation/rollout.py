@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.core.inference import GRAPH_MODES
 from openvla_ros.core.policy import Policy
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.core.worker_processes import worker_processes
 from openvla_ros.evaluation.contact_sheet import Strip, contact_sheet
 from openvla_ros.evaluation.episodes import Outcome, run_episode
 from openvla_ros.evaluation.intervals import paired_difference, proportion
+from openvla_ros.model.config import named_device
+from openvla_ros.model.graph_start import graphs_wanted
 from openvla_ros.model.local_backend import LocalBackend
 from openvla_ros.sim.tasks import KINDS, Kind, sample_episode
 
@@ -38,34 +42,53 @@ class Trial(NamedTuple):
     seed: int
 
 
-def load_policy(checkpoint: str | Path, precision: str) -> Policy:
-    """Load the demonstration policy in one of PRECISIONS, on the CPU.
+def load_policy(
+    checkpoint: str | Path, precision: str, *, device: str = 'cpu', cuda_graphs: str = 'auto'
+) -> Policy:
+    """Load the demonstration policy in one of PRECISIONS.
 
     Raises:
         ValueError: an unknown precision.
+        ConfigError: a device that is not supported or not there, or has no CUDA graphs.
     """
     if precision not in PRECISIONS:
         raise ValueError(f'precision: got {precision!r}, expected one of {", ".join(PRECISIONS)}')
     dtype = 'float32' if precision == 'fp32' else 'bfloat16'
     quantization = precision if precision in ('nf4', 'int8') else None
-    backend = LocalBackend.load(checkpoint, UNNORM_KEY, dtype=dtype, quantization=quantization)
+    backend = LocalBackend.load(
+        checkpoint,
+        UNNORM_KEY,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        cuda_graphs=cuda_graphs,
+    )
     return Policy(backend, load_dataset_profile(UNNORM_KEY))
 
 
 class Worker:
     """Runs trials in one process; keeps the policy of the last precision."""
 
-    def __init__(self, checkpoint: str, max_steps: int) -> None:
+    def __init__(
+        self, checkpoint: str, max_steps: int, device: str = 'cpu', cuda_graphs: str = 'auto'
+    ) -> None:
         """Load nothing yet."""
         self._checkpoint = checkpoint
         self._max_steps = max_steps
+        self._device, self._cuda_graphs = device, cuda_graphs
         self._robot = load_robot_profile('sim')
         self._policy: tuple[str, Policy] | None = None
 
     def run(self, trial: Trial, pictures: list[NDArray[np.uint8]] | None = None) -> Outcome:
         """Run one trial."""
         if self._policy is None or self._policy[0] != trial.precision:
-            self._policy = (trial.precision, load_policy(self._checkpoint, trial.precision))
+            policy = load_policy(
+                self._checkpoint,
+                trial.precision,
+                device=self._device,
+                cuda_graphs=self._cuda_graphs,
+            )
+            self._policy = (trial.precision, policy)
         episode = sample_episode(trial.kind, trial.seed, 'test')
         return run_episode(
             self._policy[1],
@@ -79,12 +102,12 @@ class Worker:
 _worker: Worker | None = None
 
 
-def _start_worker(checkpoint: str, max_steps: int) -> None:
+def _start_worker(checkpoint: str, max_steps: int, device: str, cuda_graphs: str) -> None:
     import torch
 
     global _worker
     torch.set_num_threads(1)
-    _worker = Worker(checkpoint, max_steps)
+    _worker = Worker(checkpoint, max_steps, device, cuda_graphs)
 
 
 def _run_in_worker(trial: Trial) -> tuple[Trial, Outcome]:
@@ -182,8 +205,8 @@ def _percent(interval: dict[str, float]) -> str:
 
 def _run_all(trials: Sequence[Trial], arguments: argparse.Namespace, results: Results) -> None:
     began_s = time.monotonic()
-    checkpoint, max_steps = str(arguments.checkpoint), arguments.max_steps
-    with worker_processes(arguments.workers, _start_worker, checkpoint, max_steps) as pool:
+    started_with = _worker_arguments(arguments)
+    with worker_processes(arguments.workers, _start_worker, *started_with) as pool:
         for done, (trial, outcome) in enumerate(pool.map(_run_in_worker, trials), 1):
             results.add(trial, outcome)
             left_s = (time.monotonic() - began_s) / done * (len(trials) - done)
@@ -195,8 +218,17 @@ def _run_all(trials: Sequence[Trial], arguments: argparse.Namespace, results: Re
             )
 
 
+def _worker_arguments(arguments: argparse.Namespace) -> tuple[str, int, str, str]:
+    return (
+        str(arguments.checkpoint),
+        arguments.max_steps,
+        arguments.device,
+        arguments.cuda_graphs,
+    )
+
+
 def _draw_sheet(arguments: argparse.Namespace, kinds: Sequence[Kind], path: Path) -> None:
-    worker = Worker(str(arguments.checkpoint), arguments.max_steps)
+    worker = Worker(*_worker_arguments(arguments))
     strips = []
     for kind in kinds:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.sheet_rows):
@@ -212,6 +244,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--episodes', type=int, default=100, help='held-out scenes per task')
     parser.add_argument('--first-seed', type=int, default=0, help='seed of the first scene')
     parser.add_argument('--precision', nargs='+', default=['bf16'], choices=PRECISIONS)
+    parser.add_argument('--device', default='cpu', help='torch device (default: cpu)')
+    parser.add_argument(
+        '--cuda-graphs',
+        choices=GRAPH_MODES,
+        default='auto',
+        help='run the network as CUDA graphs (default: on a CUDA device, if they give the same '
+        'tokens)',
+    )
     parser.add_argument('--task', nargs='+', default=list(KINDS), choices=KINDS)
     parser.add_argument('--max-steps', type=int, default=50, help='policy steps per episode')
     parser.add_argument('--workers', type=int, default=1, help='processes')
@@ -220,6 +260,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.checkpoint is None:
         arguments.checkpoint = resource_path('checkpoints/demo')
+    try:
+        graphs_wanted(arguments.cuda_graphs, named_device(arguments.device))
+    except ConfigError as error:
+        parser.error(str(error))
     return arguments
 
 

@@ -372,20 +372,38 @@ def named_device(device: torch.device | str) -> torch.device:
     """Return a device given as such or by name; 'auto' is a GPU where there is one.
 
     Raises:
-        ConfigError: no device has that name, or this machine has none.
+        ConfigError: the device is not supported, or this computer has none of that name.
     """
     if device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device: got {device!r}, expected 'auto', 'cpu' or 'cuda'") from error
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type not in ('cpu', 'cuda'):
+        raise ConfigError(
+            f"device: got '{device}', which is not supported; expected 'auto', 'cpu', 'cuda' or "
+            f"'cuda:N' (here: {_devices_here()})"
+        )
     if found.type == 'cuda' and (found.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device: got '{found}', but torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} GPUs; use 'auto' or 'cpu', or install torch for CUDA"
+            f"device: got '{found}', which this computer does not have (here: {_devices_here()}); "
+            "use one of these or 'auto'"
         )
     return found
+
+
+def _devices_here() -> str:
+    """The devices that can be used, and why no GPU is among them."""
+    names = ['cpu']
+    for index in range(torch.cuda.device_count()):
+        names.append(f'cuda:{index}, {torch.cuda.get_device_name(index)}')
+    here = '; '.join(names)
+    if len(names) > 1:
+        return here
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f'{here}; torch {torch.__version__} is built without CUDA, install one with it'
+    return f'{here}; torch {torch.__version__} finds no GPU, nvidia-smi says whether there is one'
 
 
 def _dtype(raw: Mapping[str, Any]) -> torch.dtype:

@@ -5,83 +5,113 @@ fast GPU take longer than the arithmetic. Replay runs the very kernels that were
 L0). Shapes and addresses must not change, so
 
 - the prefill runs on a whole multiple of 64 rows, with the draft right behind the prompt and
-  whatever lies behind both ignored: causal rows do not see it. Prompts of one multiple, which is
-  most of them, share a graph, so a new instruction need not be captured;
+  whatever lies behind both ignored: causal rows do not see it. Prompts of one multiple share a
+  graph, and all that an instruction may need are captured at the start;
 - a step attends to the whole cache through a mask, its position a number on the device.
 
 Both change which rows a matrix kernel works on, not the algorithm (class L1).
 
+What the graphs were not made for (another number of tokens, a longer prompt) runs operation by
+operation. ``model.graph_start`` captures the graphs, compares them and decides on their use.
 Without a GPU the same bodies run uncaptured; that is what the tests do. The capture itself has not
 been run on a GPU yet.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from openvla_ros.model.decoding import Choices, choose
+from openvla_ros.core.inference import is_out_of_memory
+from openvla_ros.model.decoding import Choices, EagerPasses, choose
 from openvla_ros.model.kv_cache import IndexedWindow, KVCache
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.projector import Projector
 from openvla_ros.model.vision import VisionBackbone
 
-if TYPE_CHECKING:
-    from openvla_ros.model.openvla import OpenVLA
-
 _GRANULARITY = 64
 _WARM_RUNS = 3
-#: Prompt beside the image: template, instruction and the lone space, 20 to 60 rows.
-_USUAL_PROMPT_ROWS = 40
+
+Body = Callable[[], None]
+"""Reads and writes tensors of fixed addresses."""
+
+Capture = Callable[[Body], Body]
+"""Takes the body of a stage and returns what runs the stage from then on."""
 
 
-class Stage:
-    """A body that reads and writes tensors of fixed addresses; one graph launch when captured."""
-
-    def __init__(self, body: Callable[[], None], pool: Any) -> None:
-        self._body = body
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if pool is not None:
-            self._capture(pool)
-
-    def _capture(self, pool: Any) -> None:
-        # On a side stream first: libraries allocate their workspaces on their first call.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_RUNS):
-                self._body()
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads of the process (ROS) may do as they like meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode='thread_local'):
-            self._body()
-
-    def __call__(self) -> None:
-        """Run it on the current stream."""
-        if self._graph is None:
-            self._body()
-        else:
-            self._graph.replay()
+class GraphError(RuntimeError):
+    """A stage could not be captured or replayed; the same stage run plainly needs none of it."""
 
 
-def graph_pool(device: torch.device, capture: bool) -> Any:
-    """Memory that stages which never overlap share; None where nothing is captured.
+class CudaCapture:
+    """A ``Capture`` that records CUDA graphs, which share one pool: no two of them overlap.
+
+    Args:
+        device: A CUDA device.
 
     Raises:
-        RuntimeError: capturing is asked for without a GPU.
+        GraphError: another device.
     """
-    if not capture:
-        return None
-    if device.type != 'cuda':
-        raise RuntimeError(
-            f'CUDA graphs were asked for on {device}; use a CUDA device or leave them out'
-        )
-    return torch.cuda.graph_pool_handle()
+
+    def __init__(self, device: torch.device) -> None:
+        if device.type != 'cuda':
+            raise GraphError(f'a CUDA graph cannot be captured on {device}; use a CUDA device')
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, body: Body) -> Body:
+        """Run ``body`` a few times, record it once, and return its replay."""
+        main = torch.cuda.current_stream(self._device)
+        # On a side stream first: libraries allocate their workspaces on their first call.
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(main)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_RUNS):
+                    body()
+            main.wait_stream(side)
+            # Other threads of the process (ROS) may do as they like meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=side, capture_error_mode='thread_local'
+            ):
+                body()
+        finally:
+            # A capture that fails leaves its own stream the current one.
+            torch.cuda.set_stream(main)
+        replay: Body = graph.replay
+        return replay
+
+
+def uncaptured(body: Body) -> Body:
+    """Capture nothing: a stage is its body, run operation by operation. A ``Capture``."""
+    return body
+
+
+def default_capture(device: torch.device) -> Capture:
+    """CUDA graphs where there is CUDA, bodies elsewhere."""
+    return CudaCapture(device) if device.type == 'cuda' else uncaptured
+
+
+@contextlib.contextmanager
+def graph_errors(what: str) -> Iterator[None]:
+    """Turn whatever is raised inside into a GraphError that says what was being done."""
+    try:
+        yield
+    except GraphError:
+        raise
+    except Exception as error:
+        raise GraphError(f'{what}: {one_line(error)}') from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as the end of a sentence: its kind and the first line of its text."""
+    kind = 'memory ran out' if is_out_of_memory(error) else type(error).__name__
+    first = str(error).strip().partition('\n')[0][:200]
+    return f'{kind} ({first})' if first else kind
 
 
 class HostLink:
@@ -89,6 +119,7 @@ class HostLink:
 
     def __init__(self, device: torch.device, rows: int) -> None:
         pinned = device.type == 'cuda'
+        self._device = device
         self._numbers_host = torch.zeros(rows + 1, dtype=torch.int64, pin_memory=pinned)
         self.numbers = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self.choices = torch.zeros(2, rows, dtype=torch.float64, device=device)
@@ -108,7 +139,7 @@ class HostLink:
         """Wait for the stage and return its choices float64[2, rows]."""
         self._choices_host.copy_(self.choices, non_blocking=True)
         if self._arrived is not None:
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(self._device))
             self._arrived.synchronize()
         return self._choices_host.numpy().copy()
 
@@ -118,112 +149,126 @@ class GraphPasses:
 
     Args:
         llama: The language model, weights in place (they must not move any more).
-        num_tokens: D, of every action.
-        capture: Capture graphs; by default where the model is on a GPU.
+        num_tokens: D, of the actions it is made for.
+        prompt_rows: Rows of the shortest and of the longest prompt it is made for, image
+            included.
+        capture: How stages are captured; by default as CUDA graphs where the model is on a GPU.
+
+    Raises:
+        GraphError: a stage could not be captured.
     """
 
-    def __init__(self, llama: Llama, num_tokens: int, *, capture: bool | None = None) -> None:
+    def __init__(
+        self,
+        llama: Llama,
+        num_tokens: int,
+        prompt_rows: tuple[int, int],
+        *,
+        capture: Capture | None = None,
+    ) -> None:
         device = llama.lm_head.weight.device
-        self._llama = llama
-        self._num_tokens = num_tokens
-        self._pool = graph_pool(device, device.type == 'cuda' if capture is None else capture)
-        self._dtype = llama.model.norm.weight.dtype
-        self._device = device
-        self._links = [HostLink(device, rows) for rows in range(1, num_tokens + 1)]
-        self._cache: KVCache | None = None
-        self._embeds: dict[int, Tensor] = {}
-        self._prefills: dict[int, Stage] = {}
-        self._steps: dict[int, Stage] = {}
-
-    @torch.inference_mode()
-    def prepare(self, prompt_rows: int) -> None:
-        """Capture everything that prompts of about this many rows need."""
-        self._prefill_stage(self._bucket(prompt_rows))
-        for rows in range(1, self._num_tokens):
-            self._step_stage(rows)
+        self._llama, self._num_tokens = llama, num_tokens
+        self._dtype, self._device = llama.model.norm.weight.dtype, device
+        self.buckets = self._buckets(*prompt_rows)
+        self._plain = EagerPasses(llama)
+        self._running_plainly = True
+        with graph_errors('the language model could not be captured'), torch.inference_mode():
+            capture = capture or default_capture(device)
+            self._links = [HostLink(device, rows) for rows in range(1, num_tokens + 1)]
+            self._cache = KVCache(llama.config, self.buckets[-1], dtype=self._dtype, device=device)
+            width = llama.config.hidden_size
+            self._embeds = {
+                bucket: torch.zeros(1, bucket, width, dtype=self._dtype, device=device)
+                for bucket in self.buckets
+            }
+            # The largest first: what the others need then fits into its memory.
+            self._prefills = {
+                bucket: capture(self._prefill_body(bucket)) for bucket in reversed(self.buckets)
+            }
+            self._steps = {rows: capture(self._step_body(rows)) for rows in range(1, num_tokens)}
 
     @torch.inference_mode()
     def prefill(self, embeds: Tensor, draft: Sequence[int], num_tokens: int) -> Choices:
+        """See ``decoding.Passes``; what the graphs were not made for runs plainly.
+
+        Raises:
+            GraphError: a graph could not be replayed.
+        """
+        bucket = self._bucket(embeds, draft, num_tokens)
+        self._running_plainly = bucket is None
+        if bucket is None:
+            return self._plain.prefill(embeds, draft, num_tokens)
+        with graph_errors('the prefill could not be replayed'):
+            return self._replay_prefill(bucket, embeds, draft)
+
+    @torch.inference_mode()
+    def advance(self, tokens: Sequence[int], position: int) -> Choices:
         """See ``decoding.Passes``.
 
         Raises:
-            ValueError: another number of tokens than it was made for.
+            GraphError: a graph could not be replayed.
         """
-        if num_tokens != self._num_tokens or len(draft) not in (0, num_tokens - 1):
-            raise ValueError(
-                f'GraphPasses.prefill got {num_tokens} tokens and a draft of {len(draft)}, but '
-                f'was made for {self._num_tokens}; make another'
-            )
-        N = embeds.shape[1]
-        bucket = self._bucket(N)
-        stage, link = self._prefill_stage(bucket), self._links[num_tokens - 1]
+        if self._running_plainly:
+            return self._plain.advance(tokens, position)
+        with graph_errors('a step could not be replayed'):
+            link = self._links[len(tokens) - 1]
+            link.send([position, *tokens])
+            self._steps[len(tokens)]()
+            return self._checked(link.receive())
+
+    def _replay_prefill(self, bucket: int, embeds: Tensor, draft: Sequence[int]) -> Choices:
+        N, link = embeds.shape[1], self._links[-1]
         link.send([N - 1, *draft])
         rows = self._embeds[bucket]
         rows[:, :N].copy_(embeds)
         if draft:
-            guess = self._llama.embed(link.numbers[1:num_tokens])
+            guess = self._llama.embed(link.numbers[1 : 1 + len(draft)])
             rows[:, N : N + len(draft)].copy_(guess)
-        stage()
+        self._prefills[bucket]()
         return self._checked(link.receive()[:, : len(draft) + 1])
-
-    @torch.inference_mode()
-    def advance(self, tokens: Sequence[int], position: int) -> Choices:
-        """See ``decoding.Passes``."""
-        stage, link = self._step_stage(len(tokens)), self._links[len(tokens) - 1]
-        link.send([position, *tokens])
-        stage()
-        return self._checked(link.receive())
 
     def _checked(self, choices: Choices) -> Choices:
         # What lies behind the mask is multiplied by zero, which does not make NaN harmless.
-        if self._cache is not None and not bool((abs(choices) < float('inf')).all()):
-            self._cache.kv.zero_()
+        if not bool((abs(choices) < float('inf')).all()):
+            for kept in (self._cache.kv, *self._embeds.values()):
+                kept.zero_()
         return choices
 
-    def _bucket(self, prompt_rows: int) -> int:
-        """Rows of the prefill: prompt and action, rounded up."""
-        bucket = -(-(prompt_rows + self._num_tokens) // _GRANULARITY) * _GRANULARITY
-        return min(bucket, self._llama.config.max_position_embeddings)
+    def _buckets(self, shortest: int, longest: int) -> list[int]:
+        """Rows of the prefills, ascending: prompt and action, rounded up."""
+        limit = self._llama.config.max_position_embeddings
+        first, last = (
+            -(-(rows + self._num_tokens) // _GRANULARITY) for rows in (shortest, longest)
+        )
+        return sorted({min(_GRANULARITY * n, limit) for n in range(first, last + 1)})
 
-    def _cache_of(self, length: int) -> KVCache:
-        if self._cache is None or self._cache.max_len < length:
-            # Graphs hold the old addresses.
-            self._prefills.clear()
-            self._steps.clear()
-            config = self._llama.config
-            self._cache = KVCache(config, length, dtype=self._dtype, device=self._device)
-        return self._cache
+    def _bucket(self, embeds: Tensor, draft: Sequence[int], num_tokens: int) -> int | None:
+        """Rows of the prefill that takes a prompt, or None where none was made for it."""
+        D = self._num_tokens
+        if len(embeds) != 1 or num_tokens != D or len(draft) not in (0, D - 1):
+            return None
+        return next((b for b in self.buckets if embeds.shape[1] + D <= b), None)
 
-    def _prefill_stage(self, bucket: int) -> Stage:
-        cache = self._cache_of(bucket)
-        if bucket not in self._prefills:
-            width = self._llama.config.hidden_size
-            embeds = torch.zeros(1, bucket, width, dtype=self._dtype, device=self._device)
-            self._embeds[bucket] = embeds
-            link = self._links[self._num_tokens - 1]
+    def _prefill_body(self, bucket: int) -> Body:
+        embeds, cache, link = self._embeds[bucket], self._cache, self._links[-1]
 
-            def body() -> None:
-                logits = self._llama.picked(embeds, cache, link.numbers[0], self._num_tokens)
-                link.choices.copy_(choose(logits))
+        def body() -> None:
+            logits = self._llama.picked(embeds, cache, link.numbers[0], self._num_tokens)
+            link.choices.copy_(choose(logits))
 
-            self._prefills[bucket] = Stage(body, self._pool)
-        return self._prefills[bucket]
+        return body
 
-    def _step_stage(self, rows: int) -> Stage:
-        if self._cache is None:
-            raise RuntimeError('GraphPasses.advance was called before prefill; prefill first.')
-        if rows not in self._steps:
-            cache, link = self._cache, self._links[rows - 1]
+    def _step_body(self, rows: int) -> Body:
+        cache, link = self._cache, self._links[rows - 1]
 
-            def body() -> None:
-                position = link.numbers[0]
-                positions = position + torch.arange(rows, device=self._device)
-                embeds = self._llama.embed(link.numbers[None, 1:]).to(self._dtype)
-                logits = self._llama.step(embeds, IndexedWindow(cache, positions), positions)
-                link.choices.copy_(choose(logits))
+        def body() -> None:
+            position = link.numbers[0]
+            positions = position + torch.arange(rows, device=self._device)
+            embeds = self._llama.embed(link.numbers[None, 1:]).to(self._dtype)
+            logits = self._llama.step(embeds, IndexedWindow(cache, positions), positions)
+            link.choices.copy_(choose(logits))
 
-            self._steps[rows] = Stage(body, self._pool)
-        return self._steps[rows]
+        return body
 
 
 class GraphVision:
@@ -233,7 +278,10 @@ class GraphVision:
         backbone: One or two towers.
         projector: Behind them.
         size: Side of the image.
-        capture: Capture a graph; by default where the towers are on a GPU.
+        capture: As in ``GraphPasses``.
+
+    Raises:
+        GraphError: it could not be captured.
     """
 
     def __init__(
@@ -242,26 +290,31 @@ class GraphVision:
         projector: Projector,
         size: int,
         *,
-        capture: bool | None = None,
+        capture: Capture | None = None,
     ) -> None:
         position = backbone.featurizer.pos_embed
         self._device, dtype = position.device, position.dtype
-        on_gpu = self._device.type == 'cuda'
-        self._pool = graph_pool(self._device, on_gpu if capture is None else capture)
-        self._side = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._side: torch.cuda.Stream | None = None
         self._backbone, self._projector = backbone, projector
         channels = 3 if backbone.fused_featurizer is None else 6
-        self._pixels = torch.zeros(1, channels, size, size, dtype=dtype, device=self._device)
-        with torch.inference_mode():
+        with graph_errors('the vision part could not be captured'), torch.inference_mode():
+            if self._device.type == 'cuda':
+                self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._pixels = torch.zeros(1, channels, size, size, dtype=dtype, device=self._device)
             self._rows = torch.zeros_like(self._compute())
-            self._stage = Stage(self._body, self._pool)
+            self._replay = (capture or default_capture(self._device))(self._body)
 
     @torch.inference_mode()
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        """[1, 3 or 6, S, S] -> [1, P, d], valid until the next call."""
-        self._pixels.copy_(pixel_values, non_blocking=True)
-        self._stage()
-        return self._rows
+        """[1, 3 or 6, S, S] -> [1, P, d], valid until the next call.
+
+        Raises:
+            GraphError: the graph could not be replayed.
+        """
+        with graph_errors('the vision part could not be replayed'):
+            self._pixels.copy_(pixel_values, non_blocking=True)
+            self._replay()
+            return self._rows
 
     def _body(self) -> None:
         self._rows.copy_(self._compute())
@@ -271,7 +324,7 @@ class GraphVision:
         if second is None or self._side is None:
             rows: Tensor = self._projector(self._backbone(self._pixels))
             return rows
-        main = torch.cuda.current_stream()
+        main = torch.cuda.current_stream(self._device)
         self._side.wait_stream(main)
         with torch.cuda.stream(self._side):
             other = second(self._pixels[:, 3:])
@@ -281,27 +334,3 @@ class GraphVision:
         other.record_stream(main)
         result: Tensor = self._projector(torch.cat([features, other], dim=2))
         return result
-
-
-def capture_graphs(model: OpenVLA, num_tokens: int, *, capture: bool | None = None) -> bool:
-    """Let ``model`` run its stages as graphs; says so on stderr and leaves it eager if they fail.
-
-    Args:
-        model: Weights in place.
-        num_tokens: D, of every action.
-        capture: As in ``GraphPasses``.
-    """
-    try:
-        passes = GraphPasses(model.language_model, num_tokens, capture=capture)
-        passes.prepare(model.config.num_patches + _USUAL_PROMPT_ROWS)
-        size = model.image_spec.size
-        stage = GraphVision(model.vision_backbone, model.projector, size, capture=capture)
-    except RuntimeError as error:
-        print(
-            f'CUDA graphs cannot be captured, every kernel is launched on its own: {error}',
-            file=sys.stderr,
-            flush=True,
-        )
-        return False
-    model.passes, model.vision_stage = passes, stage
-    return True

@@ -25,9 +25,9 @@ from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.compilation import compile_vision
 from openvla_ros.model.config import named_device, named_dtype, read_json_object
-from openvla_ros.model.cuda_graphs import capture_graphs
 from openvla_ros.model.decoding import neutral_draft
 from openvla_ros.model.gpu_resize import DevicePreprocessor
+from openvla_ros.model.graph_start import graphs_wanted, start_graphs
 from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA
@@ -71,7 +71,7 @@ class LocalBackend:
         self.unnorm_key = resolve_unnorm_key(norm_stats, unnorm_key)
         self.stats = norm_stats[self.unnorm_key]
         self.image_size = model.image_spec.size
-        self.description = description or f'OpenVLA, {model.dtype} on {model.device}'
+        self._description = description or f'OpenVLA, {model.dtype} on {model.device}'
         self._preprocess = DevicePreprocessor(model.image_spec, model.device, model.dtype)
         self._prompt: tuple[str, torch.Tensor] | None = None
         self._use_draft = use_draft
@@ -92,7 +92,7 @@ class LocalBackend:
         allow_base_statistics: bool = False,
         allow_slow: bool = False,
         use_draft: bool = True,
-        use_graphs: bool = True,
+        cuda_graphs: str = 'auto',
         compile_towers: bool = False,
         **options: Any,
     ) -> 'LocalBackend':
@@ -112,7 +112,9 @@ class LocalBackend:
             allow_base_statistics: Use the base model's statistics with an adapter that has none.
             allow_slow: Load a model of billions of parameters on a CPU all the same.
             use_draft: See the class.
-            use_graphs: On a GPU, run every stage as a CUDA graph.
+            cuda_graphs: Whether every stage runs as a CUDA graph: 'auto' on a CUDA device, 'on'
+                refuses other devices, 'off' never. Graphs that fail or give other tokens are
+                warned of and not used (``model.graph_start``).
             compile_towers: Compile the vision part; not bit for bit, see ``model.compilation``.
             options: Further arguments of ``OpenVLA.from_pretrained``.
 
@@ -123,6 +125,7 @@ class LocalBackend:
         norm_stats = norm_stats_of(folder, adapter, allow_base=allow_base_statistics)
         key = resolve_unnorm_key(norm_stats, unnorm_key)  # before 15 GB are read
         device = named_device(device)
+        try_graphs = graphs_wanted(cuda_graphs, device)
         precision = precision_of_checkpoint(
             folder,
             device,
@@ -144,11 +147,17 @@ class LocalBackend:
             keep_freed_memory()
         if compile_towers:
             compile_vision(model)
-        if use_graphs and model.device.type == 'cuda':
-            capture_graphs(model, norm_stats[key].action_dim)
+        if try_graphs:
+            start_graphs(model, norm_stats[key].action_dim)
         description = f'{path}' + (f' + {adapter}' if adapter else '')
         description += f', {key}, {precision.reason}'
         return cls(model, norm_stats, key, description=description, use_draft=use_draft)
+
+    @property
+    def description(self) -> str:
+        """Checkpoint, statistics, precision and how the network runs, in one line."""
+        execution = self.model.execution if hasattr(self, 'model') else 'closed'
+        return f'{self._description}, {execution}'
 
     def warm_up(self) -> None:
         """Run the self-test, then one action of each kind, so that the next takes its usual time.
@@ -156,7 +165,7 @@ class LocalBackend:
         Raises:
             SelfTestError: the model ignores its image or its logits are not finite.
         """
-        run_self_test(self.model)
+        run_self_test(self.model, self.stats.action_dim)
         image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         pixel_values = self._pixel_values(image)
         prompt = self._input_ids('pick up the block')
@@ -202,6 +211,7 @@ class LocalBackend:
             stage_s=clock.stage_s(),
             num_passes=result.num_passes,
             min_margin=result.min_margin,
+            execution=model.execution,
         )
 
     def model_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -292,6 +302,7 @@ class _Stages:
     """Time from one stage's end to the next: on the clock, or between events in a GPU's queue."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_gpu = device.type == 'cuda'
         self._names: list[str] = []
         self._marks: list[Any] = [self._mark()]
@@ -316,5 +327,5 @@ class _Stages:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

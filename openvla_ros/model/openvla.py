@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openvla_ros.core.image import ImageSpec
+from openvla_ros.core.inference import free_memory
 from openvla_ros.core.normalization import STATISTICS_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.adapter_match import check_adapter_match
@@ -36,6 +37,7 @@ from openvla_ros.model.config import (
     named_device,
     named_dtype,
 )
+from openvla_ros.model.cuda_graphs import GraphError
 from openvla_ros.model.decoding import (
     DecodeResult,
     EagerPasses,
@@ -57,6 +59,9 @@ Pixels = Tensor | NDArray[np.float32]
 PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
 _LOG = logging.getLogger('openvla_ros.model')
 _TOWER_NAMES = ('featurizer', 'fused_featurizer')
+#: The two ways in which the stages of an action run.
+EAGER, GRAPHS = 'eager', 'CUDA graphs'
+_LOG = logging.getLogger('openvla_ros.model')
 
 
 class OpenVLA(nn.Module):
@@ -96,8 +101,9 @@ class OpenVLA(nn.Module):
         )
         self.language_model = Llama(config.text, **factory)
         self._passes: Passes | None = None
-        #: Runs towers and projector another way (as one CUDA graph), for one image at a time.
-        self.vision_stage: Callable[[Tensor], Tensor] | None = None
+        self._vision_stage: Callable[[Tensor], Tensor] | None = None
+        #: How the stages run, for people: EAGER with or without a reason, or GRAPHS.
+        self.execution = EAGER
 
     @classmethod
     def from_config(
@@ -248,6 +254,26 @@ class OpenVLA(nn.Module):
     def passes(self, passes: Passes | None) -> None:
         self._passes = passes
 
+    def use_graphs(self, passes: Passes, vision_stage: Callable[[Tensor], Tensor]) -> None:
+        """Run the stages as CUDA graphs until one fails; ``model.graph_start`` decides on it.
+
+        Args:
+            passes: Of decoding; may raise GraphError.
+            vision_stage: Towers and projector, for one image at a time; may raise GraphError.
+        """
+        self._passes, self._vision_stage, self.execution = passes, vision_stage, GRAPHS
+
+    def leave_graphs(self, reason: str) -> None:
+        """Run every stage operation by operation from now on, and warn once."""
+        self._passes = self._vision_stage = None
+        self.execution = f'{EAGER} (no {GRAPHS}: {reason})'
+        free_memory()
+        _LOG.warning(
+            'CUDA graphs are not used: %s. The network runs operation by operation instead: the '
+            'same actions, but slower. To start without trying, set cuda_graphs to off',
+            reason,
+        )
+
     def vision_features(self, pixel_values: Pixels) -> Tensor:
         """Patch features of both towers, joined on channels.
 
@@ -291,11 +317,24 @@ class OpenVLA(nn.Module):
         Returns:
             [B, N, d].
         """
-        if self.vision_stage is None or torch.is_grad_enabled() or len(pixel_values) != 1:
+        image = None
+        if self._vision_stage is not None and not torch.is_grad_enabled():
+            image = self._graphed_image(self._vision_stage, self._checked_pixels(pixel_values))
+        if image is None:
             image = self.project(self.vision_features(pixel_values))
-        else:
-            image = self.vision_stage(self._checked_pixels(pixel_values))
         return self.join(image, input_ids)
+
+    def _graphed_image(self, stage: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor | None:
+        """Projected patches by the graph, or None where it was not made for them or failed."""
+        if len(pixels) != 1:
+            return None
+        try:
+            return stage(pixels)
+        except GraphError as error:
+            reason = str(error)
+        # Outside the except clause: the traceback holds the graph's tensors.
+        self.leave_graphs(reason)
+        return None
 
     def join(self, image: Tensor, input_ids: PromptIds) -> Tensor:
         """Put projected patches [B, P, d] behind the first id of int64[B, T]: [B, N, d].
@@ -401,13 +440,23 @@ class OpenVLA(nn.Module):
         """As ``decode``, from the embedded sequence [1, N, d]."""
         if num_tokens < 1:
             raise ValueError(f'num_tokens: got {num_tokens}, expected 1 or more')
+        guess = None if draft is None else [int(token) for token in draft]
+        rows = self.config.text.vocab_size
+        if guess is not None and any(not 0 <= token < rows for token in guess):
+            raise ValueError(f'draft: got {guess}, expected ids from 0 to {rows - 1}')
+        try:
+            return self._decode(embeds, num_tokens, guess)
+        except GraphError as error:
+            reason = str(error)
+        self.leave_graphs(reason)
+        return self._decode(embeds, num_tokens, guess)
+
+    def _decode(
+        self, embeds: Tensor, num_tokens: int, draft: Sequence[int] | None
+    ) -> DecodeResult:
         if draft is None:
             return greedy_decode(self.passes, embeds, num_tokens)
-        guess = [int(token) for token in draft]
-        rows = self.config.text.vocab_size
-        if any(not 0 <= token < rows for token in guess):
-            raise ValueError(f'draft: got {guess}, expected ids from 0 to {rows - 1}')
-        return jacobi_decode(self.passes, embeds, num_tokens, guess)
+        return jacobi_decode(self.passes, embeds, num_tokens, draft)
 
     def generate_action_tokens(
         self,

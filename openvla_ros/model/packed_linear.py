@@ -17,10 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from openvla_ros.model.llama import MLP, Attention
 from openvla_ros.model.lora import AdaptedLayer
 from openvla_ros.model.quantization import int8_weight
-from openvla_ros.model.stacked_linear import StackedLinear
 
 #: Narrower matrices stay in the CPU's caches and gain nothing.
 _LEAST_WIDTH = 1024
@@ -129,14 +127,6 @@ def _packs_bf16() -> bool:
 
 def _pack_below(owner: nn.Module, *, bf16: bool, int8: bool) -> int:
     count = 0
-    if bf16 and isinstance(owner, Attention | MLP):
-        attribute, parts = owner.JOINED
-        joined = getattr(owner, attribute)
-        if isinstance(joined, StackedLinear) and _is_large(joined.weight):
-            for part in parts:
-                delattr(owner, part)
-            setattr(owner, attribute, PackedLinear(joined.weight, None))
-            count += 1
     for name, child in list(owner.named_children()):
         packed = _packed(child, bf16=bf16, int8=int8)
         if packed is not None:

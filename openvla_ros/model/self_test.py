@@ -1,7 +1,7 @@
 """The test every loaded model passes before it may move anything: does it look at its image?
 
 A known failure of OpenVLA's original code on newer libraries is a model that runs, answers in
-action tokens, and gives the same answer to a black picture and a white one.
+action tokens, and gives the same answer to a black image and a white one.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from openvla_ros.core.image import preprocess_image
 from openvla_ros.core.prompt import build_prompt
@@ -30,9 +31,9 @@ class SelfTestReport:
     """What the self-test saw.
 
     Attributes:
-        differences: By pair of pictures, the largest difference of the logits after the prompt,
+        differences: By pair of images, the largest difference of the logits after the prompt,
             relative to the largest logit.
-        tokens: By picture, the first token the model writes.
+        tokens: By image, the first token the model writes.
     """
 
     differences: dict[str, float]
@@ -45,48 +46,54 @@ class SelfTestReport:
 
 
 @torch.inference_mode()
-def run_self_test(model: OpenVLA) -> SelfTestReport:
-    """Show the model a black, a white and a noise picture with the same prompt.
+def run_self_test(model: OpenVLA, num_tokens: int = 1) -> SelfTestReport:
+    """Show the model a black, a white and a noise image with the same prompt.
 
     The decoder that drives the arm is asked too, not only the plain pass.
 
+    Args:
+        model: The network.
+        num_tokens: How many tokens the decoder is asked for; an action's number asks the very
+            passes that drive the arm, CUDA graphs included.
+
     Raises:
-        SelfTestError: the logits are not finite, or two pictures give the same ones.
+        SelfTestError: the logits are not finite, or two images give the same ones.
     """
-    prompt = _prompt_ids(model)
+    ids = probe_prompt(model)
     logits: dict[str, NDArray[np.float32]] = {}
-    answers: dict[str, tuple[int, float]] = {}
-    for name, picture in _pictures(model.image_spec.size).items():
-        pixel_values = torch.from_numpy(preprocess_image(picture, model.image_spec))
-        ids = model.prompt_ids(prompt)
+    answers: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {}
+    for name, image in probe_images(model.image_spec.size).items():
+        pixel_values = torch.from_numpy(preprocess_image(image, model.image_spec))
         embeds = model.embed(pixel_values[None], ids)
         logits[name] = (
             model.language_model(embeds, rows=slice(-1, None))[0, 0].float().cpu().numpy()
         )
         if not np.isfinite(logits[name]).all():
             raise SelfTestError(
-                f'self-test: the logits for a {name} picture are not finite; the weights are '
+                f'self-test: the logits for a {name} image are not finite; the weights are '
                 'damaged or the precision is too low'
             )
-        decoded = model.decode_embeds(embeds, 1)
-        answers[name] = (int(decoded.tokens[0]), float(decoded.margins[0]))
+        decoded = model.decode_embeds(embeds, num_tokens)
+        answers[name] = (tuple(decoded.tokens.tolist()), tuple(decoded.margins.tolist()))
     differences = _differences(logits)
     for pair, difference in differences.items():
         if difference < _LEAST_DIFFERENCE:
             raise SelfTestError(
-                f'self-test: {pair} pictures give the same logits (relative difference '
+                f'self-test: {pair} images give the same logits (relative difference '
                 f'{difference:.1g}, expected more than {_LEAST_DIFFERENCE:.0e}): the model '
                 'ignores its image'
             )
     if len(set(answers.values())) == 1:
+        tokens, margins = next(iter(answers.values()))
         raise SelfTestError(
-            f'self-test: the decoder answers every picture with token and margin '
-            f'{next(iter(answers.values()))}: it ignores the image'
+            f'self-test: the decoder answers every image with token {tokens[0]} and margin '
+            f'{margins[0]:g}: it ignores the image'
         )
-    return SelfTestReport(differences, {name: token for name, (token, _) in answers.items()})
+    return SelfTestReport(differences, {name: found[0] for name, (found, _) in answers.items()})
 
 
-def _pictures(size: int) -> dict[str, NDArray[np.uint8]]:
+def probe_images(size: int) -> dict[str, NDArray[np.uint8]]:
+    """A black, a white and a noise image, uint8[size, size, 3]."""
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return {
         'black': np.zeros((size, size, 3), np.uint8),
@@ -95,10 +102,12 @@ def _pictures(size: int) -> dict[str, NDArray[np.uint8]]:
     }
 
 
-def _prompt_ids(model: OpenVLA) -> list[int]:
+def probe_prompt(model: OpenVLA) -> Tensor:
+    """int64[1, T]: a short instruction in the model's prompt, or BOS without a tokenizer."""
     if model.tokenizer is None:
-        return [_LLAMA_BOS]
-    return model.tokenizer(build_prompt(_INSTRUCTION, model.config.prompt_family))
+        return model.prompt_ids([_LLAMA_BOS])
+    prompt = build_prompt(_INSTRUCTION, model.config.prompt_family)
+    return model.prompt_ids(model.tokenizer(prompt))
 
 
 def _differences(logits: dict[str, NDArray[np.float32]]) -> dict[str, float]:

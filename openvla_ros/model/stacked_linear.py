@@ -3,49 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-class StackedLinear:
-    """Several linear layers of the same input as one matrix product, for inference.
+def stack(owner: nn.Module, attribute: str, parts: Sequence[str]) -> bool:
+    """Put one linear layer in the place of several of the same input, for good.
 
-    Their parameters become views of one matrix, so loading, saving and moving still see them one
-    by one, and it takes no memory of its own. Gradients reach the layers themselves only.
+    Reading and loading a ``state_dict`` still goes by the parts' names.
+
+    Args:
+        owner: The module that has them; it must use ``attribute`` where that is set.
+        attribute: Where the one layer is kept.
+        parts: Attributes of the layers, in the order in which their results follow each other.
+
+    Returns:
+        False where they are not all plain linear layers without bias, and stay as they are.
     """
-
-    def __init__(self, parts: Sequence[nn.Linear]) -> None:
-        self.weight = torch.cat([part.weight.detach() for part in parts])
-        self._parts = tuple(parts)
-        start = 0
-        for part in parts:
-            part.weight.data = self.weight[start : start + part.out_features]
-            start += part.out_features
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., d] -> [..., sum of the parts' widths]."""
-        return nn.functional.linear(x, self.weight)
-
-    def stands_for(self, *parts: nn.Module) -> bool:
-        """Whether it may run in their place: the same layers still, and no gradients recorded."""
-        return parts == self._parts and not torch.is_grad_enabled()
-
-    @property
-    def stale(self) -> bool:
-        """Whether the parameters were moved or replaced since."""
-        return self._parts[0].weight.data_ptr() != self.weight.data_ptr()
-
-
-#: Layers that run as one: plain ones stacked, or a quantised layer in place of them.
-Joined = StackedLinear | nn.Module
-
-
-def stack(*parts: nn.Module) -> StackedLinear | None:
-    """``parts`` as one product, or None unless all are plain linear layers without bias."""
-    plain: list[nn.Linear] = []
+    layers = [getattr(owner, part, None) for part in parts]
+    if any(type(layer) is not nn.Linear or layer.bias is not None for layer in layers):
+        return False
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
+    whole = nn.Linear(weights[0].shape[1], sum(map(len, weights)), bias=False, device='meta')
+    whole.weight = nn.Parameter(
+        torch.cat([weight.detach() for weight in weights]), weights[0].requires_grad
+    )
     for part in parts:
-        if type(part) is not nn.Linear or part.bias is not None:
-            return None
-        plain.append(part)
-    return StackedLinear(plain)
+        delattr(owner, part)
+    setattr(owner, attribute, whole.train(owner.training))
+    rows = dict(zip(parts, map(len, weights), strict=True))
+    split = partial(_split, attribute=attribute, rows=rows)
+    join = partial(_join, attribute=attribute, parts=parts)
+    owner.register_state_dict_post_hook(split)  # type: ignore[no-untyped-call]
+    owner.register_load_state_dict_pre_hook(join)  # type: ignore[no-untyped-call]
+    return True
+
+
+def _split(
+    owner: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    _: Any,
+    *,
+    attribute: str,
+    rows: dict[str, int],
+) -> None:
+    """Give a state_dict the parts, as views, in place of the whole."""
+    if type(getattr(owner, attribute)) is not nn.Linear:  # quantised or packed meanwhile
+        return
+    whole = state.pop(f'{prefix}{attribute}.weight')
+    for part, weight in zip(rows, whole.split(list(rows.values())), strict=True):
+        state[f'{prefix}{part}.weight'] = weight
+
+
+def _join(
+    owner: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    *_: Any,
+    attribute: str,
+    parts: Sequence[str],
+) -> None:
+    """Give a state_dict that is being loaded the whole in place of the parts."""
+    names = [f'{prefix}{part}.weight' for part in parts]
+    if type(getattr(owner, attribute)) is nn.Linear and all(name in state for name in names):
+        state[f'{prefix}{attribute}.weight'] = torch.cat([state.pop(name) for name in names])

@@ -49,7 +49,8 @@ class InferenceWorker(Generic[Job]):
         Args:
             start: Makes the policy, in the thread; may raise StartRefused.
             handle: Does one job, in the thread. Whatever it raises ends the worker, except
-                memory that ran out: that is freed and the job tried once more.
+                memory that ran out: that is freed and the same job handed over once more, so
+                it must know what of it has been done.
         """
         self._start = start
         self._handle = handle
@@ -146,4 +147,11 @@ class InferenceWorker(Generic[Job]):
 def _died(when: str, error: BaseException) -> Failure:
     traceback.print_exception(error, file=sys.stderr)
     text = ' '.join(str(error).split())[:200]
+    if is_out_of_memory(error):
+        return Failure(
+            'OUT_OF_MEMORY',
+            f'{when}: memory ran out ({text or type(error).__name__}); use a smaller quantization '
+            'or free the device',
+            3,
+        )
     return Failure('INFERENCE_DIED', f'{when}: {type(error).__name__}: {text}', 3)

@@ -55,6 +55,10 @@ class PolicyCycle:
     def run(self, policy: Policy, observation: Observation) -> None:
         """Do one observation; what it meets on the way is noted at the gate."""
         gate, assignment = self._gate, observation.assignment
+        if gate.is_spent(assignment):
+            # Tried again because memory ran out behind the action, which is on its way already.
+            gate.statistics.counts.add('memory_ran_out_behind_action')
+            return
         if gate.taken_up(assignment):
             policy.backend.reset()
         image_age_s = self._ros_now_s() - assignment.stamp_s
@@ -85,6 +89,7 @@ class PolicyCycle:
             stages[CAMERA_TO_PUBLISH] = self._ros_now_s() - assignment.stamp_s
         gate.statistics.add_stages(stages)
         gate.statistics.add_decoding(step.predicted.num_passes, step.predicted.min_margin)
+        gate.statistics.execution = step.predicted.execution
         frame_id = observation.message.header.frame_id
         self._outputs.publish_model_input(policy, step, observation.stamp, frame_id)
 

@@ -39,6 +39,7 @@ from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes.image_subscription import ImageSubscription
 from openvla_ros.nodes.inference_worker import InferenceWorker
 from openvla_ros.nodes.instruction_subscriptions import InstructionSubscriptions
+from openvla_ros.nodes.log_forwarding import forward_log, stop_forwarding
 from openvla_ros.nodes.parameters import declare, sections_for_other_nodes
 from openvla_ros.nodes.policy_conversions import arrival_from_message, image_refusal, is_moving
 from openvla_ros.nodes.policy_cycle import Observation, PolicyCycle
@@ -135,6 +136,7 @@ class PolicyNode(Node):
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=self._steady)
         self.create_timer(parameters.log_period_s, self._log_figures, clock=self._steady)
         self._announce()
+        forward_log(self.get_logger())
         self._worker.start()
 
     @property
@@ -485,6 +487,7 @@ class PolicyNode(Node):
         with contextlib.suppress(Exception):
             self._publish_state()
         self._says.flush()
+        stop_forwarding()
         return self._worker.close(_CLOSE_S)
 
     @contextlib.contextmanager

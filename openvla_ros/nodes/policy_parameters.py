@@ -4,6 +4,7 @@ import dataclasses
 
 from openvla_ros.core.dataset_profile import PLAUSIBLE_STEP_M, PLAUSIBLE_STEP_RAD
 from openvla_ros.core.image_monitor import ImageLimits
+from openvla_ros.core.inference import GRAPH_MODES
 from openvla_ros.core.robot_frames import RobotFrames, robot_frames
 from openvla_ros.nodes.parameters import parameter
 
@@ -35,6 +36,12 @@ class PolicyParameters:
     quantization: str = parameter(
         'auto',
         description="weights in fewer bits: 'none', 'auto', or a scheme such as 'int8' or 'nf4'",
+    )
+    cuda_graphs: str = parameter(
+        'auto',
+        description="run the network as CUDA graphs: 'auto' on a CUDA device if their tokens are "
+        "those of the plain path, 'on' refuses other devices, 'off' never",
+        choices=GRAPH_MODES,
     )
     allow_download: bool = parameter(
         False, description='download the checkpoint from Hugging Face where it is missing'

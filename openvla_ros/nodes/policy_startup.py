@@ -63,6 +63,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         dtype=parameters.dtype,
         device=parameters.device,
         quantization=parameters.quantization,
+        cuda_graphs=parameters.cuda_graphs,
         adapter=str(Path(parameters.adapter).expanduser()) if parameters.adapter else None,
         revision=parameters.revision or None,
         allow_download=parameters.allow_download,

@@ -159,6 +159,7 @@ class RemoteBackend:
             stage_s={**stages, 'request': elapsed_s},
             num_passes=_number(content, 'num_passes', int),
             min_margin=_number(content, 'min_margin', float),
+            execution=str(content.get('execution', ''))[:200],
         )
 
     def _refusal(self, status: int, reply: bytes) -> Exception:

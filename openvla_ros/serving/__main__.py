@@ -21,7 +21,7 @@ from openvla_ros.core.dataset_profile import (
     check_step_envelope,
     find_dataset_profile,
 )
-from openvla_ros.core.inference import InferenceBackend
+from openvla_ros.core.inference import GRAPH_MODES, InferenceBackend
 from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
@@ -202,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of the parameters (default: the checkpoint's)",
     )
     add('--quantization', choices=('nf4', 'int8'), help='quantise the language model')
+    add(
+        '--cuda-graphs',
+        choices=GRAPH_MODES,
+        default='auto',
+        help='run the network as CUDA graphs (default: on a CUDA device, if they give the same '
+        'tokens)',
+    )
     add('--adapter', help='LoRA adapter folder')
     add('--allow-download', action='store_true', help='fetch a hub id that is not in the cache')
     return parser
@@ -217,6 +224,7 @@ def _load(options: argparse.Namespace) -> LocalBackend:
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         device=options.device,
         quantization=options.quantization,
+        cuda_graphs=options.cuda_graphs,
         adapter=options.adapter,
         # The client measures the rate and refuses to drive a robot with a slow server.
         allow_slow=True,

@@ -120,8 +120,8 @@ def create_app(
         POST /act: upstream's protocol. On failure the body is upstream's ``"error"``; the HTTP
             status and the header ``X-Error`` say what upstream does not.
         POST /predict: the same request; the reply is an object with action, action_tokens,
-            stage_s, num_passes and min_margin; on failure an object with ``detail`` and, where
-            the instruction or the network's output is the cause, ``about``.
+            stage_s, num_passes, min_margin and execution; on failure an object with ``detail``
+            and, where the instruction or the network's output is the cause, ``about``.
         GET /health: status, description, image_size, answered and norm_stats.
     """
     inference = Inference(backend_of_key)
@@ -213,6 +213,7 @@ def _prediction_json(prediction: PredictedAction) -> dict[str, Any]:
         'stage_s': dict(prediction.stage_s),
         'num_passes': prediction.num_passes,
         'min_margin': prediction.min_margin,
+        'execution': prediction.execution,
     }
 
 

@@ -99,4 +99,8 @@ def test_the_summary_names_rate_latency_skips_and_refusals():
     assert values['passes_per_action'] == '2.00'
     assert values['refused IMAGE_OLD'] == '1'
     assert PolicyStatistics().summary(0.0, 5.0).endswith('refused: none')
+    assert 'execution' not in values
+    statistics.execution = 'CUDA graphs'
+    assert statistics.summary(2.0, 5.0).endswith('refused: 1 IMAGE_OLD, network: CUDA graphs')
+    assert statistics.values(2.0, 5.0)['execution'] == 'CUDA graphs'
     assert PolicyStatistics().values(0.0, 5.0)['skipped_ticks'] == '0'

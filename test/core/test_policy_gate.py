@@ -269,3 +269,25 @@ def test_once_shut_nothing_passes():
     gate.shut(Refusal('ENDED', 'x'))
     assert cycle.finish(assignment, 0.2).code == 'ENDED'
     assert cycle.published == []
+
+
+def test_an_image_has_one_action_even_if_publishing_it_raises():
+    gate = make_gate()
+    gate.take_instruction('pick', now_s=0.0)
+    show(gate, 1.0)
+    assignment = gate.assign(1.0)
+    gate.taken_up(assignment)
+    published = []
+
+    def publish():
+        published.append(assignment.text)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        gate.let_through(delta(), assignment, publish, now_s=1.0, ros_now_s=ROS + 1.0)
+    assert gate.is_spent(assignment)
+    again = gate.let_through(delta(), assignment, publish, now_s=1.0, ros_now_s=ROS + 1.0)
+    assert again.code == 'ALREADY_PUBLISHED'
+    assert published == ['pick']
+    show(gate, 1.2)
+    assert not gate.is_spent(gate.assign(1.2))

@@ -5,7 +5,7 @@ import pytest
 
 from openvla_ros.evaluation.contact_sheet import Strip, contact_sheet
 from openvla_ros.evaluation.episodes import Outcome, nearest_block, run_episode
-from openvla_ros.evaluation.rollout import Results, Trial, summarize, table
+from openvla_ros.evaluation.rollout import Results, Trial, main, summarize, table
 
 
 def _outcome(kind='reach', seed=0, success=True, went_to='red'):
@@ -87,3 +87,20 @@ def test_a_perfect_policy_does_its_task_through_image_recipe_and_clamp(kind, mon
     outcome = run_episode(Policy(backend, profile), episode, load_robot_profile('sim'))
     assert outcome.success
     assert outcome.went_to == episode.task.colour == nearest_block(arms[-1])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--device', 'mps'], "device: got 'mps', which is not supported"),
+        (['--cuda-graphs', 'on'], "cuda_graphs: got 'on', but the network runs on cpu"),
+    ],
+)
+def test_a_device_without_what_is_asked_for_is_refused_before_any_scene(
+    arguments, said, tmp_path, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, '--out', str(tmp_path / 'out')])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()

@@ -137,3 +137,4 @@ def test_closing_frees_the_network(prompted_checkpoint):
     backend = LocalBackend.load(prompted_checkpoint, None, device='cpu')
     backend.close()
     assert not hasattr(backend, 'model')
+    assert backend.description.endswith(', closed')

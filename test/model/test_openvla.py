@@ -321,3 +321,13 @@ def test_the_preprocessor_must_fit_the_towers():
     preprocessor = json.loads((TINY / 'preprocessor_config.json').read_text())
     with pytest.raises(ConfigError, match=r'\[224, 224\], expected \[56, 56\] as image_sizes'):
         OpenVLA.from_config(tiny_config(), preprocessor=preprocessor)
+
+
+def test_a_network_joined_for_inference_is_written_in_the_released_layout(tmp_path):
+    model = OpenVLA.from_pretrained(TINY)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    model.language_model.fuse()
+    model.save_pretrained(tmp_path / 'copy')
+    again = OpenVLA.from_pretrained(tmp_path / 'copy').state_dict()
+    assert set(again) == set(expected)
+    assert all(torch.equal(again[name], value) for name, value in expected.items())

@@ -78,6 +78,17 @@ def test_joined_products_equal_separate_ones(name):
     assert relative_error(logits(joined), logits(apart)) <= tolerance
 
 
+def test_layers_joined_before_are_quantised_as_those_joined_meanwhile():
+    before, meanwhile = make_llama(), make_llama()
+    before.fuse()
+    quantize(before, 'int8')
+    quantize(meanwhile, 'int8')
+    assert type(before.layers[0].self_attn.qkv) is type(meanwhile.layers[0].self_attn.qkv)
+    assert relative_error(logits(before), logits(meanwhile)) <= 1e-6
+    before.fuse()  # nothing is left to join
+    assert 'model.layers.0.self_attn.qkv.weight' in before.state_dict()
+
+
 @pytest.mark.parametrize('name', list(BOUNDS))
 def test_it_gets_as_small_as_the_scheme_says(name, capsys):
     llama = make_llama()

@@ -141,6 +141,18 @@ def test_memory_that_runs_out_twice_in_a_row_is_a_fault():
     assert 'Tried to allocate 2 GiB' in worker.failure.sentence
 
 
+@pytest.mark.parametrize('error', [OutOfMemoryError('CUDA out of memory'), MemoryError()])
+def test_memory_that_runs_out_while_starting_is_called_so(error):
+    def start():
+        raise error
+
+    worker = running(None, start)
+    wait(lambda: worker.failure)
+    assert (worker.failure.code, worker.failure.exit_code) == ('OUT_OF_MEMORY', 3)
+    assert worker.failure.sentence.startswith('while starting: memory ran out (')
+    assert 'smaller quantization' in worker.failure.sentence
+
+
 def test_closing_does_not_wait_for_a_job_that_never_ends():
     worker = running(lambda *_: time.sleep(60))
     wait(lambda: worker.ready)

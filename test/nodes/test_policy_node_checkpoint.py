@@ -108,6 +108,8 @@ def test_a_real_network_acts_through_the_node_as_it_does_in_process(checkpoint, 
         )
         values = bench.diagnostics['policy_node: policy'][2]
         assert {'inference.vision_p50_ms', 'inference.decode_p50_ms'} <= set(values)
+        assert values['execution'] == 'eager'
+        bench.wait(lambda: ', network: eager' in bench.heard.statuses[-1][1].data, 'how it runs')
         t_s = process.signal(signal.SIGTERM)
         assert process.wait(5.0) == 0
         assert time.monotonic() - t_s < 1.0 * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())

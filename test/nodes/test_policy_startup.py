@@ -207,6 +207,7 @@ def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch
             device='cpu',
             dtype='float16',
             quantization='nf4',
+            cuda_graphs='off',
             allow_download=True,
             allow_slow=True,
         )
@@ -218,6 +219,7 @@ def test_every_parameter_of_the_checkpoint_reaches_the_local_backend(monkeypatch
         'device': 'cpu',
         'dtype': 'float16',
         'quantization': 'nf4',
+        'cuda_graphs': 'off',
         'allow_download': True,
         'allow_slow': True,
     }
