@@ -8,7 +8,7 @@ d language width, W rows of the embedding (V plus padding rows), S side of the i
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
 PREPROCESSOR_FILE = 'preprocessor_config.json'
 #: Tensors, or what becomes one.
-Pixels = Tensor | NDArray[np.float32]
-PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
+Pixels: TypeAlias = Tensor | NDArray[np.float32]
+PromptIds: TypeAlias = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
 _TOWER_NAMES = ('featurizer', 'fused_featurizer')
 
 
