@@ -22,7 +22,9 @@ def _normal(name: str) -> str:
 
 def _pins(room: str) -> list[Requirement]:
     lines = (ROOT / 'requirements' / f'{room}.txt').read_text().splitlines()
-    return [Requirement(line.split('#')[0]) for line in lines if line and line[0] not in '#-']
+    found = [Requirement(line.split('#')[0]) for line in lines if line and line[0] not in '#-']
+    # lint.txt names packages of other rooms too; their pins are those rooms'.
+    return [pin for pin in found if room != 'lint' or pin.specifier]
 
 
 def _ranges(room: str) -> dict[str, Requirement]:
