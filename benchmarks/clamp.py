@@ -12,20 +12,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvla_ros.core.clamp import ActionInput, Clamp, Pose
-from openvla_ros.core.robot_profile import OrientationCone, load_robot_profile
+from openvla_ros.core.robot_profile import OrientationCone, RobotProfile, load_robot_profile
 from openvla_ros.core.safety_state import State
 
 TICKS = 20_000
 SIM = load_robot_profile('sim')
 
 
-def run(profile, moving):
+def run(profile: RobotProfile, moving: bool) -> NDArray[np.float64]:
     """Return CPU microseconds of every step() while streaming 5 Hz actions and 50 Hz poses."""
     clamp = Clamp(profile)
     tau = profile.period_s
@@ -36,7 +38,7 @@ def run(profile, moving):
     for k in range(TICKS):
         now_s, ros_s = 100.0 + k * tau, 5000.0 + k * tau
         position = position + twist[:3] * tau
-        pose = Pose.of(position, (0.0, 0.0, 0.0, 1.0))
+        pose = Pose.of(position.tolist(), (0.0, 0.0, 0.0, 1.0))
         clamp.set_pose(pose, stamp_s=ros_s, now_s=now_s, ros_now_s=ros_s)
         if k % 10 == 0:
             values = tuple(rng.normal(size=6) * [0.05, 0.05, 0.05, 0.2, 0.2, 0.2])
@@ -51,14 +53,14 @@ def run(profile, moving):
     return costs[TICKS // 10 :]
 
 
-def cpu_model():
+def cpu_model() -> str:
     for line in Path('/proc/cpuinfo').read_text().splitlines():
         if line.startswith('model name'):
             return line.split(':', 1)[1].strip()
     return platform.processor()
 
 
-def main():
+def main() -> None:
     cone = OrientationCone((0.0, 0.0, 0.0, 1.0), 1.0)
     cases = {
         'disarmed': (SIM, False),
@@ -75,7 +77,7 @@ def main():
         'python': platform.python_version(),
     }
     print(', '.join(f'{key} {value}' for key, value in machine.items()))
-    result = {'benchmark': 'clamp_tick_us', 'ticks': TICKS, **machine}
+    result: dict[str, Any] = {'benchmark': 'clamp_tick_us', 'ticks': TICKS, **machine}
     for name, (profile, moving) in cases.items():
         p50, p99 = np.percentile(run(profile, moving), [50, 99])
         print(f'{name}: p50 {p50:.1f} us, p99 {p99:.1f} us per tick')

@@ -53,6 +53,8 @@ class Comparison:
         greedy = self.greedy.predict(image, instruction)
         drafted = self.drafted.predict(image, instruction)
         assert drafted.num_passes is not None
+        assert drafted.action_tokens is not None
+        assert greedy.action_tokens is not None
         self.passes.append(drafted.num_passes)
         self.drafted_ms.append(1e3 * sum(drafted.stage_s.values()))
         self.greedy_ms.append(1e3 * sum(greedy.stage_s.values()))

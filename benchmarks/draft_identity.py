@@ -89,7 +89,7 @@ def compare(stream: str, dtype: torch.dtype, models: int, actions: int) -> dict[
             if stream == 'adversarial':
                 right = generator.integers(0, NUM_TOKENS)
                 draft = np.where(np.arange(NUM_TOKENS) < right, greedy.tokens, (draft + 1) % VOCAB)
-            result = jacobi_decode(passes, embeds, NUM_TOKENS, draft)
+            result = jacobi_decode(passes, embeds, NUM_TOKENS, draft.tolist())
             draft = result.tokens
             passes_taken.append(result.num_passes)
             unequal = result.tokens != greedy.tokens

@@ -110,7 +110,7 @@ def prompt(llama: Llama, rows: int) -> torch.Tensor:
 def our_actions(llama: Llama, rows: int) -> dict[str, Callable[[], Any]]:
     """Greedy decoding, and a draft that is right."""
     embeds, passes = prompt(llama, rows), EagerPasses(llama)
-    tokens = greedy_decode(passes, embeds, NUM_TOKENS).tokens
+    tokens = greedy_decode(passes, embeds, NUM_TOKENS).tokens.tolist()
     return {
         'greedy, 7 passes': lambda: greedy_decode(passes, embeds, NUM_TOKENS),
         'draft accepted, 1 pass': lambda: jacobi_decode(passes, embeds, NUM_TOKENS, tokens),
@@ -128,7 +128,7 @@ def transformers_action(llama: Llama, rows: int) -> Callable[[], Any]:
 
     def generate() -> torch.Tensor:
         with torch.inference_mode():
-            return oracle.generate(
+            tokens: torch.Tensor = oracle.generate(
                 inputs_embeds=embeds,
                 max_new_tokens=NUM_TOKENS,
                 min_new_tokens=NUM_TOKENS,
@@ -136,6 +136,7 @@ def transformers_action(llama: Llama, rows: int) -> Callable[[], Any]:
                 pad_token_id=0,
                 eos_token_id=None,
             )
+        return tokens
 
     return generate
 

@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def measure(model: OpenVLA, pixels: torch.Tensor, label: str) -> dict[str, Any]:
     result['greedy, 7 passes']['tokens'] = greedy.tokens.tolist()
     draft = confirmed_draft(passes, embeds, greedy.tokens.tolist())
     for name, tokens in (('draft accepted, 1 pass', draft), ('draft useless', [7] * 7)):
-        drafted = keep(name, lambda tokens=tokens: model.decode(pixels, ids, 7, draft=tokens))
+        drafted = keep(name, partial(model.decode, pixels, ids, 7, draft=tokens))
         result[name]['passes'] = drafted.num_passes
         result[name]['tokens as greedy'] = first_difference(model, embeds, greedy, drafted)
         print(label + name, result[name], flush=True)

@@ -41,7 +41,7 @@ class Streams:
         self._preprocess = DevicePreprocessor(model.image_spec, model.device, model.dtype)
         self._image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
         self._ids = torch.tensor([PROMPT_IDS], device=model.device)
-        self.tokens = self.act(None).tokens.tolist()
+        self.tokens: list[int] = self.act(None).tokens.tolist()
 
     @torch.inference_mode()
     def act(self, draft: list[int] | None) -> Any:

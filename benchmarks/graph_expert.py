@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +73,9 @@ class ExpertBackend:
         self.description = f'scripted expert, {sleep_s:g} s per action'
         reach = np.array([0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0])
         low = np.append(-reach[:6], 0.0)
-        self.norm_stats = {UNNORM_KEY: ActionStats(low, reach, np.array([True] * 6 + [False]))}
+        self.norm_stats: Mapping[str, ActionStats] | None = {
+            UNNORM_KEY: ActionStats(low, reach, np.array([True] * 6 + [False]))
+        }
         self._profile = load_dataset_profile(UNNORM_KEY)
         self._sleep_s = sleep_s
 
@@ -121,7 +124,7 @@ def run_in_process(out: Path, kinds: list[str], seeds: range, max_steps: int) ->
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / 'episodes.jsonl')
     policy = Policy(ExpertBackend(0.0), load_dataset_profile(UNNORM_KEY))
-    episodes.SimArm = StateArm  # type: ignore[misc, attr-defined]
+    episodes.SimArm = StateArm  # type: ignore[attr-defined]
     for kind in kinds:
         for seed in seeds:
             trial = Trial('bf16', kind, seed)  # type: ignore[arg-type]
@@ -135,6 +138,7 @@ def run_in_process(out: Path, kinds: list[str], seeds: range, max_steps: int) ->
 def run_sim(arguments: list[str]) -> int:
     """sim_node whose images hold the state."""
     from openvla_ros.nodes import sim_node
+    from openvla_ros.sim.render_thread import Picture
 
     class StateSimNode(sim_node.SimNode):
         def __init__(self, **node_arguments: Any) -> None:
@@ -148,13 +152,13 @@ def run_sim(arguments: list[str]) -> int:
                     del self._states[stamp.sec, stamp.nanosec]
                 return taken
 
-            self._renderer.offer = offer_with_state  # type: ignore[method-assign]
+            self._renderer.offer = offer_with_state  # type: ignore[assignment, method-assign]
 
         def _publish_picture(self, picture: Any) -> None:
             state = self._states.pop((picture.tag.sec, picture.tag.nanosec))
             pixels = write_state(picture.pixels, state)
             super()._publish_picture(
-                sim_node.Picture(pixels, picture.intrinsics, picture.camera_pose, picture.tag)
+                Picture(pixels, picture.intrinsics, picture.camera_pose, picture.tag)
             )
 
     sim_node.SimNode = StateSimNode  # type: ignore[misc]

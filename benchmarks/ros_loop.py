@@ -119,7 +119,7 @@ def run_case(case: Case, arguments: argparse.Namespace, folder: Path) -> Window:
     return Window(
         length_s=1e-9 * (end_ns - begin_ns),
         sent=sent[within(sent)],
-        publish_s=1e-9 * publish_ns[within(sent)],
+        publish_s=np.asarray(1e-9 * publish_ns[within(sent)], np.float64),
         images=found['images'][within(found['images'][:, 0])],
         inferences=found['inferences'][within(found['inferences'][:, 1])],
         ticks=found['ticks'][within(found['ticks'])],
@@ -205,7 +205,10 @@ def summarize(windows: Sequence[Window], policy_hz: float, camera_hz: float) -> 
         'image_age_at_inference_start_ms': _quantiles([_ages(w.inferences, 1) for w in windows]),
         'image_age_at_action_ms': _quantiles([_ages(w.actions, 1) for w in windows]),
         'inference_ms': _quantiles(
-            [(w.inferences[:, 2] - w.inferences[:, 1]) * 1e-9 for w in windows]
+            [
+                np.asarray((w.inferences[:, 2] - w.inferences[:, 1]) * 1e-9, np.float64)
+                for w in windows
+            ]
         ),
         'actions_hz': round(actions / length_s, 2),
         'expected_actions': round(length_s * policy_hz),

@@ -10,7 +10,7 @@ Every time is of the system's clock in nanoseconds, the clock of the images' sta
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,9 @@ class SleepingBackend:
         self.description = f'sleeps {sleep_s:g} s'
         reach = np.array([0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0])
         low = np.append(-reach[:6], 0.0)
-        self.norm_stats = {unnorm_key: ActionStats(low, reach, np.array([True] * 6 + [False]))}
+        self.norm_stats: Mapping[str, ActionStats] | None = {
+            unnorm_key: ActionStats(low, reach, np.array([True] * 6 + [False]))
+        }
         self._sleep_s = sleep_s
         self._random = np.random.default_rng(0)
 
@@ -195,7 +197,7 @@ def run_policy(path: str, sleep_s: float | None, ros_arguments: list[str]) -> in
     """Run policy_node with clocks in it; with a sleeping backend where ``sleep_s`` is given."""
     notes = Measurements()
     policy_node.PolicyNode = measured_node(notes, path)  # type: ignore[misc]
-    policy_node.PolicyCycle = measured_cycle(notes)  # type: ignore[misc]
+    policy_node.PolicyCycle = measured_cycle(notes)  # type: ignore[attr-defined]
     argv = ['policy_node', *ros_arguments]
     if sleep_s is None:
         return policy_node.main(argv)

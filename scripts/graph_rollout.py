@@ -78,7 +78,7 @@ class Operator(Node):
         super().__init__('operator')
         self.status = ''
         self.active_instruction = ''
-        self.safety: SafetyStatus | None = None
+        self.safety: Any = None  # the newest SafetyStatus; None before the first
         self.task: dict[str, Any] = {}
         self.actions: list[tuple[float, float]] = []
         self.position_m = np.full(3, np.nan)
@@ -328,8 +328,8 @@ def run_graph(arguments: argparse.Namespace) -> None:
             raise KeyboardInterrupt
         graph.interrupted = True
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, interrupt)
     began_s = time.monotonic()
     try:
         step_s = load_dataset_profile(UNNORM_KEY).step_s

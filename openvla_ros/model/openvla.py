@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -55,9 +55,8 @@ from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_to
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
 
 #: Tensors, or what becomes one.
-Pixels = Tensor | NDArray[np.float32]
-PromptIds = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
-_LOG = logging.getLogger('openvla_ros.model')
+Pixels: TypeAlias = Tensor | NDArray[np.float32]
+PromptIds: TypeAlias = Tensor | NDArray[np.int64] | Sequence[int] | Sequence[Sequence[int]]
 _TOWER_NAMES = ('featurizer', 'fused_featurizer')
 #: The two ways in which the stages of an action run.
 EAGER, GRAPHS = 'eager', 'CUDA graphs'

@@ -23,6 +23,7 @@ from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.msg import PolicyAction, SafetyStatus
 
+Vector = Sequence[float] | NDArray[np.float64]
 # A frame name longer than this cannot be one of ours; it is cut before it is compared or logged.
 LONGEST_NAME = 256
 
@@ -32,7 +33,7 @@ def seconds_from_time(stamp: Time) -> float:
     return float(stamp.sec) + 1e-9 * float(stamp.nanosec)
 
 
-def twist_message(linear: Sequence[float], angular: Sequence[float]) -> Twist:
+def twist_message(linear: Vector, angular: Vector) -> Twist:
     """Return linear [m/s] and angular [rad/s] velocities as a message."""
     message = Twist()
     message.linear.x, message.linear.y, message.linear.z = map(float, linear)
@@ -40,7 +41,7 @@ def twist_message(linear: Sequence[float], angular: Sequence[float]) -> Twist:
     return message
 
 
-def twist_stamped(twist: Sequence[float], frame_id: str, stamp: Time) -> TwistStamped:
+def twist_stamped(twist: Vector, frame_id: str, stamp: Time) -> TwistStamped:
     """Return a twist of six numbers (linear [m/s], angular [rad/s]) with its frame and time."""
     message = TwistStamped(twist=twist_message(twist[:3], twist[3:]))
     message.header.frame_id, message.header.stamp = frame_id, stamp
@@ -225,9 +226,9 @@ def pinhole_camera_info(
 
 def joint_state_message(
     names: Sequence[str],
-    positions: Sequence[float],
-    velocities: Sequence[float],
-    efforts: Sequence[float],
+    positions: Vector,
+    velocities: Vector,
+    efforts: Vector,
     stamp: Time,
 ) -> JointState:
     """Return joints [rad or m, rad/s or m/s, Nm or N] as joint_states."""

@@ -15,7 +15,7 @@ try:
         UnsupportedEventTypeError,
     )
 except ImportError:  # Humble
-    from rclpy.qos_event import (  # type: ignore[no-redef]
+    from rclpy.qos_event import (
         PublisherEventCallbacks,
         SubscriptionEventCallbacks,
         UnsupportedEventTypeError,

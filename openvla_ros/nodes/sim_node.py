@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -45,7 +45,15 @@ from openvla_ros.sim.arm import CONTROL_PERIOD_S, EePose, SimArm
 from openvla_ros.sim.driver import SimDriver
 from openvla_ros.sim.real_time import RealTimeMonitor
 from openvla_ros.sim.render_thread import Picture, RenderThread
-from openvla_ros.sim.tasks import Success, Task, find_episode, sample_episode, understand
+from openvla_ros.sim.tasks import (
+    Kind,
+    Split,
+    Success,
+    Task,
+    find_episode,
+    sample_episode,
+    understand,
+)
 
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(
@@ -165,10 +173,11 @@ class SimNode(Node):
 
     def _load_next_scene(self) -> None:
         values = self._values
+        split = cast(Split, values.split)  # one of the choices, as they were declared
         if values.instruction:
-            self._episode = find_episode(values.instruction, self._next_seed, values.split)
+            self._episode = find_episode(values.instruction, self._next_seed, split)
         else:
-            self._episode = sample_episode(values.task, self._next_seed, values.split)
+            self._episode = sample_episode(cast(Kind, values.task), self._next_seed, split)
         self._next_seed = self._episode.seed + 1
         self._arm = SimArm(self._episode.scene, render=False)
         self._driver = SimDriver(

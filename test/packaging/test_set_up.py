@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -162,7 +163,13 @@ def test_requirements_are_pinned_and_say_why():
         for line in path.read_text().splitlines():
             if not line or line.startswith(('#', '-')):
                 continue
-            assert '==' in line, f'{path.name}: {line}'
+            pinned_in = re.search(r'; pinned in (\w+\.txt)$', line)
+            if pinned_in:
+                others = (path.parent / pinned_in[1]).read_text()
+                assert f'-c {pinned_in[1]}' in path.read_text().splitlines()
+                assert f'\n{line.split()[0]}==' in others, f'{path.name}: {line}'
+            else:
+                assert '==' in line, f'{path.name}: {line}'
             if not path.name.startswith('constraints') and 'python_version <' not in line:
                 assert '  # ' in line, f'{path.name}: {line}'
 
