@@ -48,6 +48,15 @@ class PromptTokenizer:
         ids = [self.bos_id, *ids]
         return ids if ids[-1] == self.space_id else [*ids, self.space_id]
 
+    @property
+    def end_id(self) -> int:
+        """The id of ``</s>``, which training puts behind every answer.
+
+        Raises:
+            ConfigError: the tokenizer has no such piece.
+        """
+        return self._id('</s>', self.folder / 'tokenizer.json')
+
     def save(self, folder: str | Path) -> None:
         """Copy the tokenizer's files into another checkpoint folder."""
         for name in _FILES:
