@@ -42,6 +42,7 @@ setup(
     # Not pinned: a robot's NumPy must stay the one its cv_bridge was built with.
     install_requires=['numpy>=1.21', 'scipy>=1.8', 'Pillow>=9.0', 'PyYAML>=5.4'],
     extras_require={
-        name: requirements(name) for name in ('model', 'sim', 'serving', 'evaluation', 'test')
+        name: requirements(name)
+        for name in ('model', 'data', 'sim', 'serving', 'evaluation', 'test')
     },
 )

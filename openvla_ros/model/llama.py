@@ -350,9 +350,10 @@ class Llama(nn.Module):
             ValueError: the sequence is longer than the model's positions.
         """
         N, limit = embeds.shape[1], self.config.max_position_embeddings
-        if N > limit:
+        if limit < N:
             raise ValueError(
-                f'Llama.logits_at got {N} rows, the model has {limit} positions; shorten the prompt'
+                f'Llama.logits_at got {N} rows, the model has {limit} positions; shorten the '
+                'prompt'
             )
         table = self._rotary(embeds)[:, :N, None]
         x = self._layers(embeds, table, None, N)
