@@ -20,7 +20,7 @@ from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.lora import LoraAdapter
 from openvla_ros.model.openvla import OpenVLA, default_preprocessor
 from openvla_ros.training.checkpoint_copy import copy_checkpoint, refuse_existing
-from openvla_ros.training.fine_tuning_folder import PROFILE_FILE
+from openvla_ros.training.fine_tuning_settings import PROFILE_FILE
 
 
 def merge(checkpoint: str | Path, adapter: Path, out: Path) -> list[str]:

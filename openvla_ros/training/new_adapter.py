@@ -30,11 +30,7 @@ def new_adapter(model: OpenVLA, rank: int, alpha: int, seed: int) -> LoraAdapter
         alpha: The adapter is scaled by alpha / r.
         seed: Of A.
     """
-    shapes = {
-        name.removesuffix('.weight'): shape
-        for name, shape in plain_shapes(model).items()
-        if _is_adapted(name, shape)
-    }
+    shapes = adapted_shapes(model)
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, LowRank] = {}
     for name in sorted(shapes):
@@ -42,6 +38,27 @@ def new_adapter(model: OpenVLA, rank: int, alpha: int, seed: int) -> LoraAdapter
         A = torch.empty(rank, *inner).normal_(0.0, 1.0 / rank, generator=generator)
         layers[name] = LowRank(A, torch.zeros(rows, rank, *(1 for _ in inner[1:])))
     return LoraAdapter(Path(), alpha / rank, layers, {})
+
+
+def blank_adapter(model: OpenVLA, rank: int) -> LoraAdapter:
+    """The same adapter without values, on the meta device, for counting."""
+    layers = {
+        name: LowRank(
+            torch.empty(rank, *inner, device='meta'),
+            torch.empty(rows, rank, *(1 for _ in inner[1:]), device='meta'),
+        )
+        for name, (rows, *inner) in adapted_shapes(model).items()
+    }
+    return LoraAdapter(Path(), 1.0, layers, {})
+
+
+def adapted_shapes(model: OpenVLA) -> dict[str, tuple[int, ...]]:
+    """Name and shape of the weight of every layer that upstream adapts and that runs."""
+    return {
+        name.removesuffix('.weight'): shape
+        for name, shape in plain_shapes(model).items()
+        if _is_adapted(name, shape)
+    }
 
 
 def plain_shapes(model: OpenVLA) -> dict[str, tuple[int, ...]]:
