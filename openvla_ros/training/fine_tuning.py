@@ -61,7 +61,9 @@ class FineTuning:
             trained: From ``select_trained``.
             settings: How to change them.
         """
-        self.model = model
+        # In evaluation mode bitsandbytes repacks 4-bit weights on a CPU at the first pass without
+        # gradients, and its kernel for those passes no gradient on.
+        self.model = model.train()
         self.trained = dict(trained)
         self.settings = settings
         self.step_number = 0

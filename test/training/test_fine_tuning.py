@@ -13,7 +13,8 @@ from openvla_ros.model import OpenVLA
 from openvla_ros.model.lora import LoraAdapter, LowRank
 from openvla_ros.training.examples import Batch, Example, action_answer, make_batch
 from openvla_ros.training.fine_tuning import FineTuning, Optimization
-from openvla_ros.training.new_adapter import adapter_tensors
+from openvla_ros.training.held_out import evaluate
+from openvla_ros.training.new_adapter import adapted_shapes, adapter_tensors
 from openvla_ros.training.strategies import select_trained
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
@@ -177,3 +178,26 @@ def test_training_keeps_adapters_and_their_memory_in_float32_above_a_bfloat16_ba
     head = 'language_model.lm_head.lora_B'
     moved = (tuning.trained[head].detach() - before[head]).abs()
     assert float(moved.max()) == pytest.approx(2e-5, rel=1e-2)
+
+
+def test_a_judgement_in_between_does_not_change_the_gradient_above_four_bits(batch):
+    """Without gradients bitsandbytes would repack its weights for a kernel that has none."""
+    pytest.importorskip('bitsandbytes')
+    model = OpenVLA.from_pretrained(
+        CHECKPOINT, dtype='bfloat16', quantization='nf4', merge_adapter=False
+    )
+    start = golden_adapter(load_file(UPSTREAM / 'lora_init.safetensors'))
+    live = LoraAdapter(
+        Path('golden'), 1.0, {n: start.layers[n] for n in adapted_shapes(model)}, {}
+    )
+    live.attach(model, torch.float32, 'cpu')
+    tuning = FineTuning(model, select_trained(model, 'lora'), Optimization(recompute=False))
+    tuning.gradients([batch])
+    first = {name: p.grad.clone() for name, p in tuning.trained.items()}
+    for parameter in tuning.trained.values():
+        parameter.grad = None
+    evaluate(tuning, [(batch, 1.0)])
+    tuning.gradients([batch])
+    for name, slope in first.items():
+        assert torch.equal(tuning.trained[name].grad, slope), name
+    assert first['projector.fc1.lora_B'].abs().max() > 0

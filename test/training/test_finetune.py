@@ -137,10 +137,11 @@ def test_a_run_that_is_done_keeps_what_it_made(data, tmp_path):
     assert {name: (tmp_path / 'run' / name).read_bytes() for name in kept} == before
 
 
+@pytest.mark.filterwarnings('error:.*autograd kernel was not registered')
 def test_it_trains_adapters_above_a_base_in_four_bits(data, tmp_path):
     pytest.importorskip('bitsandbytes')
-    options = {'float32': False, 'quantization': 'nf4', 'steps': 6, 'rate': 3e-3}
-    assert run(data, tmp_path / 'run', **options, evaluate_every=6) == 0
+    options = {'float32': False, 'quantization': 'nf4', 'steps': 10, 'rate': 4e-3}
+    assert run(data, tmp_path / 'run', **options, evaluate_every=5, no_augment=True) == 0
     judged = [row['held_out'] for row in progress(tmp_path / 'run') if 'held_out' in row]
     assert judged[-1]['loss'] < 0.6 * judged[0]['loss']
 
