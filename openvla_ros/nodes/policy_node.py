@@ -29,7 +29,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.core.dataset_profile import profile_of_policy
 from openvla_ros.core.policy_gate import PolicyGate
 from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.strict_config import ConfigError
@@ -71,8 +71,11 @@ class PolicyNode(Node):
         self.parameters = parameters
         for sentence in sections_for_other_nodes(self):
             raise ConfigError(sentence)
-        self.profile = load_dataset_profile(
-            parameters.unnorm_key, parameters.dataset_directory or None
+        self.profile = profile_of_policy(
+            parameters.unnorm_key,
+            parameters.dataset_directory,
+            parameters.adapter,
+            parameters.checkpoint,
         )
         self.stop_requested = False
         self.exit_code = 0

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from openvla_ros.core.dataset_profile import PROFILE_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.data_set_writer import write_profile
 from openvla_ros.training.checkpoint_copy import copy_checkpoint
 from openvla_ros.training.examples import Batch, make_batch
 from openvla_ros.training.fine_tuning import FineTuning, StepReport
-from openvla_ros.training.fine_tuning_settings import PROFILE_FILE, SETTINGS_FILE, Settings
+from openvla_ros.training.fine_tuning_settings import SETTINGS_FILE, Settings
 from openvla_ros.training.held_out import Metrics, evaluate
 from openvla_ros.training.loss_plot import draw_progress
 from openvla_ros.training.mixture import ExampleMaker, Mixture

@@ -7,8 +7,6 @@ from pathlib import Path
 from openvla_ros.core.strict_config import ConfigError
 
 SETTINGS_FILE = 'settings.json'
-#: Conventions of the actions, as config/datasets has them, beside adapter or checkpoint.
-PROFILE_FILE = 'dataset_profile.yaml'
 #: Settings that may differ when a run goes on.
 _MAY_CHANGE = ('steps', 'save_every', 'evaluate_every', 'held_out_frames', 'micro_batch')
 

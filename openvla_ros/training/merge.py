@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from openvla_ros.core.dataset_profile import PROFILE_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.config import load_config, read_json_object
@@ -20,7 +21,6 @@ from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.lora import LoraAdapter
 from openvla_ros.model.openvla import OpenVLA, default_preprocessor
 from openvla_ros.training.checkpoint_copy import copy_checkpoint, refuse_existing
-from openvla_ros.training.fine_tuning_settings import PROFILE_FILE
 
 
 def merge(checkpoint: str | Path, adapter: Path, out: Path) -> list[str]:
