@@ -4,13 +4,14 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from openvla_ros.core.dataset_profile import PROFILE_FILE
 from openvla_ros.core.strict_config import ConfigError
@@ -19,9 +20,9 @@ from openvla_ros.training.checkpoint_copy import copy_checkpoint
 from openvla_ros.training.examples import Batch, make_batch
 from openvla_ros.training.fine_tuning import FineTuning, StepReport
 from openvla_ros.training.fine_tuning_settings import SETTINGS_FILE, Settings
-from openvla_ros.training.held_out import Metrics, evaluate
+from openvla_ros.training.held_out import Metrics, evaluate, predicted_tokens
 from openvla_ros.training.loss_plot import draw_progress
-from openvla_ros.training.mixture import ExampleMaker, Mixture
+from openvla_ros.training.mixture import ExampleMaker, Mixture, Source
 from openvla_ros.training.new_adapter import adapter_tensors, write_adapter
 from openvla_ros.training.statistics import write_statistics
 
@@ -83,6 +84,24 @@ class FineTuningRun:
                 metrics = self._after(number + 1) or metrics
         self._report()
         return metrics
+
+    def predict(
+        self, source: Source, frames: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens int64[N,D] that training predicts for frames as they are, and the true ones."""
+        predicted, wanted = [], []
+        for at in range(0, len(frames), self.settings.micro_batch):
+            part = frames[at : at + self.settings.micro_batch]
+            examples = [self._maker.plain(source, frame) for frame in part]
+            tokens = predicted_tokens(self.tuning, self._batch(examples))
+            predicted.append(tokens[0])
+            wanted.append(tokens[1])
+        return np.concatenate(predicted), np.concatenate(wanted)
+
+    def add_to_report(self, sentence: str) -> None:
+        """Put a sentence at the end of the report."""
+        with (self.folder / REPORT_FILE).open('a', encoding='utf-8') as file:
+            file.write(f'\n{sentence}\n')
 
     def _ahead(self, pool: ThreadPoolExecutor, number: int) -> Future[list[Batch]]:
         """Prepare the next step's images while this one is computed."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from openvla_ros.core.strict_config import ConfigError
@@ -30,7 +31,7 @@ _RATE_LORA, _RATE_WEIGHTS = 5e-4, 2e-5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tune; 2 where something cannot be used, with a sentence on stderr."""
+    """Fine-tune; 1 where the policy does not do as training says, 2 for a refusal on stderr."""
     arguments = _arguments(argv)
     try:
         return _run(arguments)
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # pyarrow and matplotlib are extras: what is missing is a sentence, see main.
     from openvla_ros.data.data_set import DataSet
-    from openvla_ros.training.fine_tuning_run import FineTuningRun
+    from openvla_ros.training.fine_tuning_run import LAST, FineTuningRun
+    from openvla_ros.training.inference_check import check_inference
     from openvla_ros.training.mixture import ExampleMaker, Mixture, split_source
 
     settings = _settings(arguments)
@@ -85,7 +87,20 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     run.train()
     _say(f'wrote {arguments.out}')
-    return 0
+    if not arguments.check_frames:
+        return 0
+    # The first data set's conventions are those of the folder's profile.
+    source = sources[0]
+    places = np.linspace(0, len(source.train) - 1, min(arguments.check_frames, len(source.train)))
+    frames = [int(frame) for frame in source.train[np.unique(np.rint(places).astype(int))]]
+    predicted, wanted = run.predict(source, frames)
+    model.to('meta')  # the policy loads its own weights
+    checked = check_inference(
+        base, arguments.out / LAST, source.data, frames, predicted, wanted, device=str(device)
+    )
+    _say(str(checked))
+    run.add_to_report(str(checked))
+    return 0 if checked.passed else 1
 
 
 def _plan_memory(base: Path, settings: Settings, device: torch.device) -> bool:
@@ -230,6 +245,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--held-out-frames', type=int, default=256, help='judged at most')
     parser.add_argument('--evaluate-every', type=int, default=250, help='steps')
     parser.add_argument('--save-every', type=int, default=250, help='steps')
+    parser.add_argument(
+        '--check-frames', type=int, default=32,
+        help="training frames through the policy's own way at the end; 0 for none",
+    )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
     parser.add_argument('--seed', type=int, default=0, help='of everything that is drawn')
     return parser.parse_args(argv)

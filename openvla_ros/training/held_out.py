@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from openvla_ros.core.action_tokens import decode_action_tokens
 from openvla_ros.training.examples import Batch, answer_logits
@@ -38,6 +39,17 @@ class Metrics:
 
 
 @torch.no_grad()
+def predicted_tokens(
+    tuning: FineTuning, batch: Batch
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens int64[B,D] predicted after the true ones before each, and the true ones."""
+    logits, targets = _answers(tuning, batch)
+    # The last of each row is </s>.
+    rows = [t.view(len(batch), -1)[:, :-1].cpu().numpy() for t in (logits.argmax(-1), targets)]
+    return rows[0], rows[1]
+
+
+@torch.no_grad()
 def evaluate(tuning: FineTuning, batches: Iterable[tuple[Batch, float]]) -> Metrics:
     """Judge the network on batches of action examples.
 
@@ -48,9 +60,7 @@ def evaluate(tuning: FineTuning, batches: Iterable[tuple[Batch, float]]) -> Metr
     losses, right, distances, gripper = [], [], [], []
     vocab_size = tuning.model.config.vocab_size
     for batch, gripper_span in batches:
-        with tuning.arithmetic():
-            logits, targets = answer_logits(tuning.model, batch.to(tuning.model.device))
-        logits = logits.float()
+        logits, targets = _answers(tuning, batch)
         each = nn.functional.cross_entropy(logits, targets, reduction='none')
         losses.append(each.view(len(batch), -1).mean(1).cpu().numpy())
         # The last of each row is </s>.
@@ -63,3 +73,9 @@ def evaluate(tuning: FineTuning, batches: Iterable[tuple[Batch, float]]) -> Metr
         gripper.append(distance[:, -1] < 0.5 * gripper_span)
     means = (float(np.concatenate(part).mean()) for part in (losses, right, distances, gripper))
     return Metrics(*means)
+
+
+def _answers(tuning: FineTuning, batch: Batch) -> tuple[Tensor, Tensor]:
+    with tuning.arithmetic():
+        logits, targets = answer_logits(tuning.model, batch.to(tuning.model.device))
+    return logits.float(), targets

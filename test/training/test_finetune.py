@@ -1,22 +1,29 @@
 """The whole way at small size: data set and checkpoint to a folder that a policy starts from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/data.txt)')
 pytest.importorskip('matplotlib')
 
 from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
+from openvla_ros.core.image import apply_recipe
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import parse_file
+from openvla_ros.data.data_set import DataSet
 from openvla_ros.data.data_set_writer import DataSetWriter
 from openvla_ros.data.episode import Episode, encode_image
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.local_backend import LocalBackend
 from openvla_ros.training import finetune
+from openvla_ros.training.inference_check import check_inference
+from openvla_ros.training.mixture import ExampleMaker, Mixture, Source, split_source
+from openvla_ros.training.strategies import trains
 
 PROFILE = load_dataset_profile('openvla_ros_demo')
 CHECKPOINT = resource_path('checkpoints/demo')
@@ -50,7 +57,13 @@ def data(tmp_path_factory):
 def run(data, out, **options):
     sets = data if isinstance(data, list) else [data]
     settings = {'steps': 2, 'batch': 4, 'rank': 4, 'evaluate_every': 2, 'save_every': 2}
-    settings |= {'held_out': 0.3, 'held_out_frames': 8, 'device': 'cpu', 'float32': True}
+    settings |= {
+        'held_out': 0.3,
+        'held_out_frames': 8,
+        'device': 'cpu',
+        'float32': True,
+        'check_frames': 0,
+    }
     command = ['--checkpoint', str(CHECKPOINT), '--out', str(out), '--data', *map(str, sets)]
     for name, value in (settings | options).items():
         if value is not False:
@@ -69,7 +82,19 @@ def trained(out):
 @pytest.fixture(scope='module')
 def learnt(data, tmp_path_factory):
     out = tmp_path_factory.mktemp('runs') / 'learnt'
-    assert run(data, out, steps=30, batch=8, rate=4e-3, evaluate_every=15, no_augment=True) == 0
+    assert (
+        run(
+            data,
+            out,
+            steps=30,
+            batch=8,
+            rate=4e-3,
+            evaluate_every=15,
+            no_augment=True,
+            check_frames=16,
+        )
+        == 0
+    )
     return out
 
 
@@ -82,9 +107,6 @@ def test_it_learns_what_held_out_episodes_show_too(learnt):
 
 def test_the_folder_is_all_that_a_policy_needs_and_reproduces_the_accuracy(data, learnt):
     """The node's own path: adapter, statistics and profile of the folder, greedy decoding."""
-    from openvla_ros.core.image import apply_recipe
-    from openvla_ros.data.data_set import DataSet
-
     backend = LocalBackend.load(CHECKPOINT, 'openvla_ros_demo', adapter=learnt, device='cpu')
     profile = parse_file(DatasetProfile, learnt / 'dataset_profile.yaml')
     assert profile.image.center_crop is False  # trained without augmentation
@@ -95,6 +117,36 @@ def test_the_folder_is_all_that_a_policy_needs_and_reproduces_the_accuracy(data,
         predicted = backend.predict(image, frame.instruction)
         assert round(float(predicted.action[6])) == frame.action[6]
         assert np.sign(predicted.action[0]) == np.sign(frame.action[0])
+
+
+def test_training_frames_through_the_policys_way_are_in_the_report(learnt):
+    report = (learnt / 'report.md').read_text()
+    line = next(line for line in report.splitlines() if line.startswith('training frames:'))
+    assert line.endswith('they agree within a point')
+    assert float(line.split()[2]) > 80.0
+
+
+def test_a_policy_with_other_weights_than_training_had_is_found_out(data, learnt, tmp_path):
+    """As after a wrong --checkpoint, or an adapter that was not loaded."""
+    folder, frames = tmp_path / 'last', list(range(0, 48, 4))
+    shutil.copytree(learnt / 'last', folder)
+    backend = LocalBackend.load(CHECKPOINT, 'openvla_ros_demo', adapter=folder, device='cpu')
+    source = Source(DataSet(data), 1.0, np.arange(48), np.arange(48))
+    maker = ExampleMaker(backend.model, [source], augment=False)
+    wanted = np.array([maker.plain(source, frame).answer[:-1] for frame in frames])
+
+    def check():
+        return check_inference(
+            CHECKPOINT, folder, source.data, frames, wanted, wanted, device='cpu'
+        )
+
+    assert check().policy > 0.8
+    tensors = load_file(folder / 'adapter_model.safetensors')
+    save_file(
+        {n: torch.zeros_like(v) for n, v in tensors.items()}, folder / 'adapter_model.safetensors'
+    )
+    assert not check().passed
+    assert 'DIFFER' in str(check())
 
 
 def test_it_leaves_best_last_report_and_plot(learnt):
@@ -165,8 +217,6 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
 
 @pytest.mark.parametrize('strategy', ['full', 'sandwich', 'frozen_vision', 'last_layer'])
 def test_whole_weights_become_a_checkpoint_that_keeps_what_was_frozen(data, tmp_path, strategy):
-    from openvla_ros.training.strategies import trains
-
     assert run(data, tmp_path / 'run', strategy=strategy, rate=1e-3) == 0
     base = OpenVLA.from_pretrained(CHECKPOINT).state_dict()
     tuned = OpenVLA.from_pretrained(tmp_path / 'run' / 'last').state_dict()
@@ -179,9 +229,6 @@ def test_whole_weights_become_a_checkpoint_that_keeps_what_was_frozen(data, tmp_
 
 
 def test_two_data_sets_are_mixed_by_their_weights(tmp_path):
-    from openvla_ros.data.data_set import DataSet
-    from openvla_ros.training.mixture import Mixture, split_source
-
     sets = [make_set(tmp_path / name, episodes) for name, episodes in (('a', 2), ('b', 4))]
     sources = [split_source(DataSet(s), w, 0.0, 0) for s, w in zip(sets, (2.5, 0.5))]
     mixture = Mixture(sources, 0)
@@ -196,9 +243,6 @@ def test_two_data_sets_are_mixed_by_their_weights(tmp_path):
 
 
 def test_held_out_episodes_are_never_trained_on(data):
-    from openvla_ros.data.data_set import DataSet
-    from openvla_ros.training.mixture import split_source
-
     source = split_source(DataSet(data), 1.0, 0.3, 0)
     episodes = source.data.episode_index
     assert not set(episodes[source.train]) & set(episodes[source.held_out])
