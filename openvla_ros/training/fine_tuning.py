@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.examples import IGNORED, Batch, answer_logits
+from openvla_ros.training.processes import Processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,11 @@ class FineTuning:
     """A network, what of it is trained, and the optimizer's memory."""
 
     def __init__(
-        self, model: OpenVLA, trained: Mapping[str, nn.Parameter], settings: Optimization
+        self,
+        model: OpenVLA,
+        trained: Mapping[str, nn.Parameter],
+        settings: Optimization,
+        processes: Processes | None = None,
     ) -> None:
         """Take over a network.
 
@@ -60,12 +65,14 @@ class FineTuning:
             model: Its frozen weights stay as they are.
             trained: From ``select_trained``.
             settings: How to change them.
+            processes: Those that train together; each step's parts are then this one's share.
         """
         # In evaluation mode bitsandbytes repacks 4-bit weights on a CPU at the first pass without
         # gradients, and its kernel for those passes no gradient on.
         self.model = model.train()
         self.trained = dict(trained)
         self.settings = settings
+        self.processes = processes or Processes()
         self.step_number = 0
         self._optimizer = torch.optim.AdamW(
             self.trained.values(), lr=settings.rate, weight_decay=settings.decay
@@ -89,8 +96,8 @@ class FineTuning:
         return StepReport(loss, accuracy, float(norm))
 
     def gradients(self, parts: Sequence[Batch]) -> tuple[float, float]:
-        """Add the gradient of the batch's mean loss to the weights; return loss and accuracy."""
-        count = sum(int((part.labels[:, 1:] != IGNORED).sum()) for part in parts)
+        """Set the gradient of the whole batch's mean loss; return its loss and accuracy."""
+        count = self._over_all(sum(int((p.labels[:, 1:] != IGNORED).sum()) for p in parts))
         loss, right = 0.0, 0
         for part in parts:
             with self.arithmetic():
@@ -99,7 +106,14 @@ class FineTuning:
             summed.backward()  # type: ignore[no-untyped-call]
             loss += float(summed.detach())
             right += int((logits.detach().argmax(-1) == targets).sum())
-        return loss, right / count
+        self.processes.add_up(p.grad for p in self.trained.values() if p.grad is not None)
+        return self._over_all(loss), self._over_all(right) / count
+
+    def _over_all(self, value: float) -> float:
+        """Sum of a number over all processes."""
+        total = torch.tensor(value, dtype=torch.float64, device=self.model.device)
+        self.processes.add_up([total])
+        return float(total)
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:

@@ -62,9 +62,11 @@ class FineTuningRun:
         self._mixture, self._maker, self._base, self._say = mixture, maker, base, say
         self._rows: list[dict[str, Any]] = []
         self._best = float('inf')
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
-        (folder / SETTINGS_FILE).write_text(content, encoding='utf-8')
+        self._writes = tuning.processes.first
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
+            (folder / SETTINGS_FILE).write_text(content, encoding='utf-8')
         if (folder / STATE_FILE).is_file():
             self._restore()
 
@@ -72,7 +74,7 @@ class FineTuningRun:
         """Train to the end; return how the last weights do on held-out frames, if there are."""
         first, began_s = self.tuning.step_number, time.monotonic()
         metrics = None
-        if first == 0:
+        if first == 0 and self._writes:
             metrics = self._judge(0)
         with ThreadPoolExecutor(1) as pool:
             coming = self._ahead(pool, first)
@@ -82,7 +84,9 @@ class FineTuningRun:
                 coming = self._ahead(pool, number + 1)
                 self._note(self.tuning.step(parts), number + 1, first, began_s)
                 metrics = self._after(number + 1) or metrics
-        self._report()
+        if self._writes:
+            self._report()
+        self.tuning.processes.wait()
         return metrics
 
     def predict(
@@ -108,16 +112,19 @@ class FineTuningRun:
         return pool.submit(self._parts if number < self.settings.steps else _nothing, number)
 
     def _parts(self, number: int) -> list[Batch]:
-        """The batch of step ``number``, counted from 0, in micro-batches."""
+        """This process's share of step ``number``, counted from 0, in micro-batches."""
         start, size = number * self.settings.batch, self.settings.batch
+        processes = self.tuning.processes
         examples = []
         for i, (source, frame) in enumerate(self._mixture.rows(start, start + size)):
+            if i % processes.count != processes.rank:
+                continue
             rng = np.random.default_rng([self.settings.seed, 3, start + i])
             examples.append(
                 self._maker.training(self._mixture.sources[int(source)], int(frame), rng)
             )
         step = self.settings.micro_batch
-        return [self._batch(examples[at : at + step]) for at in range(0, size, step)]
+        return [self._batch(examples[at : at + step]) for at in range(0, len(examples), step)]
 
     def _batch(self, examples: list[Any]) -> Batch:
         config = self.tuning.model.config
@@ -140,6 +147,8 @@ class FineTuningRun:
         """Judge and save where it is due."""
         settings, metrics = self.settings, None
         last = step == settings.steps
+        if not self._writes:
+            return None
         if last or step % settings.evaluate_every == 0:
             metrics = self._judge(step)
             if metrics is None or metrics.loss < self._best:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from openvla_ros.training.fine_tuning import FineTuning, Optimization
 from openvla_ros.training.fine_tuning_settings import Settings, check_folder
 from openvla_ros.training.memory import Plan, training_memory
 from openvla_ros.training.new_adapter import new_adapter
+from openvla_ros.training.processes import join_processes
 from openvla_ros.training.strategies import STRATEGIES, check_strategy, select_trained
 
 #: Upstream's for adapters; for whole weights the rate that OpenVLA was trained with.
@@ -67,7 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     base = checkpoint_folder(arguments.checkpoint)
     device = named_device(arguments.device)
-    recompute = _plan_memory(base, settings, device)
+    processes = join_processes(settings.batch, device)
+    say = _say if processes.first else _keep_silent
+    recompute = _plan_memory(base, settings, device, say)
     model = _load(base, settings, device)
     maker = ExampleMaker(model, sources, augment=settings.augment)
     optimization = Optimization(
@@ -78,16 +81,17 @@ def _run(arguments: argparse.Namespace) -> int:
         recompute=recompute,
     )
     trained = select_trained(model, check_strategy(settings.strategy))
-    tuning = FineTuning(model, trained, optimization)
-    run = FineTuningRun(arguments.out, settings, tuning, mixture, maker, base, _say)
-    _say(
+    tuning = FineTuning(model, trained, optimization, processes)
+    run = FineTuningRun(arguments.out, settings, tuning, mixture, maker, base, say)
+    say(
         f'training {sum(p.numel() for p in trained.values()) / 1e6:.2f} million parameters on '
         f'{len(mixture)} frames of {sum(len(set(s.data.instructions)) for s in sources)} '
         f'sentences, {settings.steps * settings.batch / len(mixture):.1f} epochs'
     )
     run.train()
-    _say(f'wrote {arguments.out}')
-    if not arguments.check_frames:
+    processes.leave()
+    say(f'wrote {arguments.out}')
+    if not arguments.check_frames or not processes.first:
         return 0
     # The first data set's conventions are those of the folder's profile.
     source = sources[0]
@@ -103,7 +107,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if checked.passed else 1
 
 
-def _plan_memory(base: Path, settings: Settings, device: torch.device) -> bool:
+def _plan_memory(
+    base: Path, settings: Settings, device: torch.device, say: Callable[[str], None]
+) -> bool:
     """Say what it takes; return whether blocks must be computed again to fit.
 
     Raises:
@@ -125,7 +131,7 @@ def _plan_memory(base: Path, settings: Settings, device: torch.device) -> bool:
         need = training_memory(meta, dataclasses.replace(plan, recompute=recompute))
         if need.total <= free:
             again = ', blocks computed again on the way back' if recompute else ''
-            _say(f'memory: needs {need} of {free / 1e9:.1f} GB free on {device}{again}')
+            say(f'memory: needs {need} of {free / 1e9:.1f} GB free on {device}{again}')
             return recompute
     least = dataclasses.replace(plan, recompute=True)
     others = {
@@ -216,6 +222,10 @@ def _weighted(text: str) -> tuple[Path, float]:
 
 def _say(line: str) -> None:
     print(time.strftime('%H:%M:%S'), line, flush=True)
+
+
+def _keep_silent(line: str) -> None:
+    """Of several processes one speaks."""
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

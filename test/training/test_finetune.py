@@ -1,7 +1,10 @@
 """The whole way at small size: data set and checkpoint to a folder that a policy starts from."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,7 +57,7 @@ def data(tmp_path_factory):
     return make_set(tmp_path_factory.mktemp('data') / 'set')
 
 
-def run(data, out, **options):
+def arguments(data, out, **options):
     sets = data if isinstance(data, list) else [data]
     settings = {'steps': 2, 'batch': 4, 'rank': 4, 'evaluate_every': 2, 'save_every': 2}
     settings |= {
@@ -68,7 +71,11 @@ def run(data, out, **options):
     for name, value in (settings | options).items():
         if value is not False:
             command += [f'--{name.replace("_", "-")}', *([] if value is True else [str(value)])]
-    return finetune.main(command)
+    return command
+
+
+def run(data, out, **options):
+    return finetune.main(arguments(data, out, **options))
 
 
 def progress(out):
@@ -179,6 +186,24 @@ def test_a_run_that_goes_on_after_a_stop_ends_as_one_that_did_not_stop(data, tmp
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_the_whole_batch(data, tmp_path):
+    assert run(data, tmp_path / 'one', steps=3) == 0
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    command += ['-m', 'openvla_ros.training.finetune', *arguments(data, tmp_path / 'two', steps=3)]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=100,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = [[r['loss'] for r in progress(tmp_path / d) if 'loss' in r] for d in ('one', 'two')]
+    assert len(losses[1]) == 3
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    one, two = trained(tmp_path / 'one'), trained(tmp_path / 'two')
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
 def test_a_run_that_is_done_keeps_what_it_made(data, tmp_path):
