@@ -99,14 +99,16 @@ def episodes_of(
         ConfigError: the recording cannot be used; it says what is missing.
     """
     with Recording(path) as recording:
-        tracks = _tracks(recording, choices)
-        said = _said(recording, choices)
-        image_topic = recording.choose(choices.image, IMAGE_TYPES, 'image', _USUAL['image'])
-        stored, refused = _stored_images(recording, image_topic)
-        if not stored:
-            why = f': {refused[0].sentence}' if refused else ''
-            raise ConfigError(f'{path}: {image_topic} holds no image that can be used{why}')
-    faults.unreadable += len(refused)
+        try:
+            tracks = _tracks(recording, choices)
+            said = _said(recording, choices)
+            stored = _stored_images(recording, choices, faults)
+        except ConfigError:
+            raise
+        except Exception as error:  # rosbags raises what the damaged file makes it raise
+            raise ConfigError(
+                f'{path}: is damaged: {" ".join(str(error).split())[:200]}'
+            ) from error
     episodes = []
     for text, start_s, stop_s in _spans(said, stored, tracks):
         steps = _steps(tracks, profile, start_s, stop_s, faults)
@@ -119,7 +121,9 @@ def episodes_of(
 def _tracks(recording: Recording, choices: Choices) -> _Tracks:
     pose = recording.choose(choices.pose, (POSE_TYPE,), 'pose', _USUAL['pose'])
     gripper = recording.choose(choices.gripper, (OPENING_TYPE,), 'gripper', _USUAL['gripper'])
-    poses, openings = recording.poses(pose), recording.openings(gripper)
+    poses, openings = _finite(recording.poses(pose)), _finite(recording.openings(gripper))
+    if not len(poses.values) or not len(openings.values):
+        raise ConfigError(f'{recording.path}: {pose} or {gripper} holds no finite number')
     low, high = float(openings.values.min()), float(openings.values.max())
     if low < -_OPENING_SLACK or high > 1.0 + _OPENING_SLACK:
         raise ConfigError(
@@ -131,7 +135,14 @@ def _tracks(recording: Recording, choices: Choices) -> _Tracks:
     if choices.motion == 'achieved':
         return _Tracks(poses, openings, achieved, achieved)
     twist = recording.choose(choices.twist, (TWIST_TYPE,), 'twist command', _USUAL['twist'])
-    return _Tracks(poses, openings, CommandedTwist(recording.twists(twist), openings), achieved)
+    commands = CommandedTwist(_finite(recording.twists(twist)), openings)
+    return _Tracks(poses, openings, commands, achieved)
+
+
+def _finite(track: Track) -> Track:
+    """A track without the rows that hold NaN or infinity: gaps, as if not recorded."""
+    keep = np.isfinite(track.values).all(axis=1)
+    return Track(track.stamps_s[keep], track.values[keep], track.frame_id)
 
 
 def _said(recording: Recording, choices: Choices) -> list[tuple[float, str]]:
@@ -148,9 +159,10 @@ def _said(recording: Recording, choices: Choices) -> list[tuple[float, str]]:
 
 
 def _stored_images(
-    recording: Recording, topic: str
-) -> tuple[list[tuple[float, bytes]], list[Refusal]]:
+    recording: Recording, choices: Choices, faults: Faults
+) -> list[tuple[float, bytes]]:
     """Stamp and file of every image in order; compressed ones stay as they were recorded."""
+    topic = recording.choose(choices.image, IMAGE_TYPES, 'image', _USUAL['image'])
     refused: list[Refusal] = []
     if recording.topics()[topic] == IMAGE_TYPES[0]:
         stored = [
@@ -159,7 +171,11 @@ def _stored_images(
         ]
     else:
         stored = list(recording.encoded_images(topic, refused))
-    return sorted(stored, key=lambda entry: entry[0]), refused
+    if not stored:
+        why = f': {refused[0].sentence}' if refused else ''
+        raise ConfigError(f'{recording.path}: {topic} holds no image that can be used{why}')
+    faults.unreadable += len(refused)
+    return sorted(stored, key=lambda entry: entry[0])
 
 
 def _spans(

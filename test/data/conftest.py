@@ -1,5 +1,6 @@
 """A recording of an arm on a curve, as ``ros2 bag record`` leaves it."""
 
+import contextlib
 import io
 import types
 
@@ -83,6 +84,18 @@ def picture(number, size=(48, 64)):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format='JPEG', quality=90)
     return buffer.getvalue()
+
+
+@pytest.fixture
+def open_bag(tmp_path):
+    """Function that opens a recording of a name to write a ``Bag``, in a ``with`` statement."""
+
+    @contextlib.contextmanager
+    def make(name):
+        with Writer(tmp_path / name, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            yield Bag(writer)
+
+    return make
 
 
 @pytest.fixture

@@ -151,6 +151,39 @@ def test_a_sentence_can_be_given_for_a_recording_without(tmp_path, record):
     assert DataSet(out).instructions == ['open the drawer']
 
 
+def test_a_truncated_recording_is_named(tmp_path, record, capsys):
+    bag = record()
+    file = next(bag.glob('*.mcap'))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    status, out = prepare(tmp_path, bag)
+    assert status == 2
+    assert str(bag) in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_recording_damaged_in_the_middle_is_named(tmp_path, record, capsys):
+    bag = record()
+    file = next(bag.glob('*.mcap'))
+    content = bytearray(file.read_bytes())
+    content[2000:200_000] = bytes(198_000)
+    file.write_bytes(content)
+    status, out = prepare(tmp_path, bag)
+    assert status == 2
+    assert str(bag) in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_poses_that_are_not_finite_are_counted_and_left_out(tmp_path, record, curve, capsys):
+    def broken(t):
+        x_is_lost = np.array([np.nan, 1, 1, 1, 1, 1, 1])
+        return curve.pose_at(t) * (x_is_lost if 1.0 < t < 1.5 else 1.0)
+
+    _, out = prepare(tmp_path, record(pose=broken))
+    # The steps from 0.8 to 1.4 s have an end at 1.2 or 1.4 s.
+    assert len(DataSet(out)) == 17
+    assert '3 steps dropped: no pose' in capsys.readouterr().out
+
+
 def test_nothing_recorded_is_overwritten(tmp_path, record, capsys):
     bag = record()
     _, out = prepare(tmp_path, bag)
