@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -49,6 +50,10 @@ class StepReport:
     gradient_norm: float
 
 
+class DivergedError(RuntimeError):
+    """The gradient is not finite: there is nothing to go on with."""
+
+
 class FineTuning:
     """A network, what of it is trained, and the optimizer's memory."""
 
@@ -85,15 +90,22 @@ class FineTuning:
 
         Args:
             parts: The batch, in as many parts as memory asks for; they count as one.
+
+        Raises:
+            DivergedError: the gradient is not finite; the weights stay as they were.
         """
         loss, accuracy = self.gradients(parts)
-        norm = nn.utils.clip_grad_norm_(
-            self.trained.values(), self.settings.clip or float('inf'), error_if_nonfinite=True
-        )
+        most = self.settings.clip or float('inf')
+        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), most))
+        if not math.isfinite(norm):
+            raise DivergedError(
+                f'step {self.step_number + 1}: the loss is {loss:g} and its gradient {norm:g}; '
+                f'begin again with a --rate below {self.settings.rate:g}'
+            )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
-        return StepReport(loss, accuracy, float(norm))
+        return StepReport(loss, accuracy, norm)
 
     def gradients(self, parts: Sequence[Batch]) -> tuple[float, float]:
         """Set the gradient of the whole batch's mean loss; return its loss and accuracy."""

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from openvla_ros.core.inference import is_out_of_memory
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.config import load_config, named_device
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA, default_preprocessor
 from openvla_ros.model.precision import free_memory_bytes
-from openvla_ros.training.fine_tuning import FineTuning, Optimization
+from openvla_ros.training.fine_tuning import DivergedError, FineTuning, Optimization
 from openvla_ros.training.fine_tuning_settings import Settings, check_folder
 from openvla_ros.training.memory import Plan, training_memory
 from openvla_ros.training.new_adapter import new_adapter
@@ -32,12 +33,24 @@ _RATE_LORA, _RATE_WEIGHTS = 5e-4, 2e-5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tune; 1 where the policy does not do as training says, 2 for a refusal on stderr."""
+    """Fine-tune; 1 where it went wrong or the policy does worse than training says, 2 refused."""
     arguments = _arguments(argv)
     try:
         return _run(arguments)
     except (ConfigError, CheckpointError) as error:
         print(error, file=sys.stderr)
+    except DivergedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f'memory ran out ({" ".join(str(error).split())[:120]}); the same command with a '
+            'smaller --micro-batch goes on from the last saved step',
+            file=sys.stderr,
+        )
+        return 1
     except ModuleNotFoundError as error:
         print(
             f'{error.name} is not installed; pip install -r requirements/data.txt -r '

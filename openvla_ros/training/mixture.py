@@ -114,6 +114,20 @@ class ExampleMaker:
         self.profiles = _profiles(sources, augment)
         self.norm_stats = _norm_stats(sources)
         self._stats = parse_norm_stats(self.norm_stats, 'the statistics of the data')
+        for source in sources:
+            self._check_lengths(source)
+
+    def _check_lengths(self, source: Source) -> None:
+        """Refuse a sentence that does not fit beside image and action, before any training."""
+        config = self._model.config
+        room = config.text.max_position_embeddings - config.num_patches - 8
+        for text in dict.fromkeys(source.data.instructions):
+            length = len(self._tokenizer(build_prompt(text, config.prompt_family)))
+            if length > room:
+                raise ConfigError(
+                    f'{source.data.folder}: the sentence {text[:60]!r}... takes {length} tokens, '
+                    f'expected at most {room} beside image and action; shorten it'
+                )
 
     def stats_of(self, source: Source) -> ActionStats:
         """The statistics that a source's actions are normalized with."""

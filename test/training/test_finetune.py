@@ -1,5 +1,6 @@
 """The whole way at small size: data set and checkpoint to a folder that a policy starts from."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -304,6 +305,28 @@ def test_a_foreign_folder_a_missing_set_and_a_bad_weight_are_refused(data, tmp_p
     assert 'no_set/meta/info.json: cannot be read' in capsys.readouterr().err
     assert run(f'{data}:-1', tmp_path / 'other') == 2
     assert "got the weight '-1', expected a positive number" in capsys.readouterr().err
+
+
+def test_a_sentence_that_does_not_fit_is_refused_before_any_training(tmp_path, capsys):
+    with DataSetWriter(tmp_path / 'set', PROFILE) as writer:
+        for seed in range(2):
+            episode = colored_episode(seed, seed)
+            writer.add(dataclasses.replace(episode, instruction='q' * 2000))
+    assert run(tmp_path / 'set', tmp_path / 'run') == 2
+    assert 'tokens, expected at most' in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_it_saved(data, tmp_path, capsys):
+    assert run(data, tmp_path / 'run') == 0
+    state = torch.load(tmp_path / 'run' / 'state.pt', weights_only=True)
+    next(iter(state['trained'].values())).fill_(float('nan'))
+    torch.save(state, tmp_path / 'run' / 'state.pt')
+    assert run(data, tmp_path / 'run', steps=4) == 1
+    error = capsys.readouterr().err
+    assert 'step 3: the loss is nan' in error
+    assert 'begin again with a --rate below 0.0005' in error
+    assert torch.load(tmp_path / 'run' / 'state.pt', weights_only=True)['step'] == 2
 
 
 def test_too_little_memory_is_refused_with_what_would_fit(data, tmp_path, capsys, monkeypatch):
