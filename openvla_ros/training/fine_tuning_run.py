@@ -22,7 +22,7 @@ from openvla_ros.training.fine_tuning import FineTuning, StepReport
 from openvla_ros.training.fine_tuning_settings import SETTINGS_FILE, Settings
 from openvla_ros.training.held_out import Metrics, evaluate, predicted_tokens
 from openvla_ros.training.loss_plot import draw_progress
-from openvla_ros.training.mixture import ExampleMaker, Mixture, Source
+from openvla_ros.training.mixture import ExampleMaker, Mixture, Source, robot_sources
 from openvla_ros.training.new_adapter import adapter_tensors, write_adapter
 from openvla_ros.training.statistics import write_statistics
 
@@ -171,12 +171,13 @@ class FineTuningRun:
         return metrics
 
     def _held_out(self) -> Iterator[tuple[Batch, float]]:
-        sources = [source for source in self._mixture.sources if len(source.held_out)]
-        for source in sources:
+        robot = robot_sources(self._mixture.sources)
+        sources = [(source, data) for source, data in robot if len(source.held_out)]
+        for source, data in sources:
             most = max(1, self.settings.held_out_frames // len(sources))
             places = np.linspace(0, len(source.held_out) - 1, min(most, len(source.held_out)))
             frames = source.held_out[np.unique(np.rint(places).astype(int))]
-            gripper = source.data.profile.gripper
+            gripper = data.profile.gripper
             for at in range(0, len(frames), self.settings.micro_batch):
                 part = frames[at : at + self.settings.micro_batch]
                 examples = [self._maker.plain(source, int(frame)) for frame in part]

@@ -63,14 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # pyarrow and matplotlib are extras: what is missing is a sentence, see main.
     from openvla_ros.data.data_set import DataSet
+    from openvla_ros.data.question_set import QUESTIONS_FILE, QuestionSet
     from openvla_ros.training.fine_tuning_run import LAST, FineTuningRun
     from openvla_ros.training.inference_check import check_inference
-    from openvla_ros.training.mixture import ExampleMaker, Mixture, split_source
+    from openvla_ros.training.mixture import ExampleMaker, Mixture, robot_sources, split_source
 
     settings = _settings(arguments)
     check_folder(arguments.out, settings)
     sources = [
-        split_source(DataSet(folder), weight, settings.held_out, settings.seed)
+        split_source(
+            QuestionSet(folder) if (folder / QUESTIONS_FILE).is_file() else DataSet(folder),
+            weight,
+            settings.held_out,
+            settings.seed,
+        )
         for folder, weight in map(_weighted, settings.data)
     ]
     mixture = Mixture(sources, settings.seed)
@@ -98,8 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     run = FineTuningRun(arguments.out, settings, tuning, mixture, maker, base, say)
     say(
         f'training {sum(p.numel() for p in trained.values()) / 1e6:.2f} million parameters on '
-        f'{len(mixture)} frames of {sum(len(set(s.data.instructions)) for s in sources)} '
-        f'sentences, {settings.steps * settings.batch / len(mixture):.1f} epochs'
+        f'{len(mixture)} frames and questions, '
+        f'{settings.steps * settings.batch / len(mixture):.1f} epochs'
     )
     run.train()
     processes.leave()
@@ -107,13 +113,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.check_frames or not processes.first:
         return 0
     # The first data set's conventions are those of the folder's profile.
-    source = sources[0]
+    source, data = robot_sources(sources)[0]
     places = np.linspace(0, len(source.train) - 1, min(arguments.check_frames, len(source.train)))
     frames = [int(frame) for frame in source.train[np.unique(np.rint(places).astype(int))]]
     predicted, wanted = run.predict(source, frames)
     model.to('meta')  # the policy loads its own weights
     checked = check_inference(
-        base, arguments.out / LAST, source.data, frames, predicted, wanted, device=str(device)
+        base, arguments.out / LAST, data, frames, predicted, wanted, device=str(device)
     )
     _say(str(checked))
     run.add_to_report(str(checked))
@@ -246,7 +252,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--checkpoint', required=True, help='folder or hub id of the base')
     parser.add_argument(
         '--data', nargs='+', required=True, metavar='SET[:WEIGHT]',
-        help='data sets; a weight of 2 shows each frame twice as often as one of 1',
+        help='data sets and folders of questions; a weight of 2 shows each frame twice as often',
     )  # fmt: skip
     parser.add_argument('--out', type=Path, required=True, help='folder of the run')
     parser.add_argument('--strategy', default='lora', help=f'one of {", ".join(STRATEGIES)}')

@@ -1,4 +1,4 @@
-"""Frames of one or several data sets in random order, and what becomes of them in a batch."""
+"""Frames and questions of several sets in random order, and what becomes of them in a batch."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from openvla_ros.core.dataset_profile import DatasetProfile
 from openvla_ros.core.image import ImageRecipe, apply_recipe
-from openvla_ros.core.normalization import ActionStats, normalize_action, parse_norm_stats
-from openvla_ros.core.prompt import build_prompt
+from openvla_ros.core.normalization import normalize_action, parse_norm_stats
+from openvla_ros.core.prompt import build_prompt, build_question_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.data_set import DataSet
+from openvla_ros.data.question_set import QuestionSet
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.training.augmentation import Augmentation
 from openvla_ros.training.examples import Example, action_answer
@@ -21,23 +22,28 @@ from openvla_ros.training.statistics import dataset_statistics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """One data set of a mixture.
+    """One set of a mixture.
 
     Attributes:
-        data: The data set.
+        data: Robot data, or questions about images.
         weight: How many times an epoch visits each of its frames, on average.
         train: int64[N], the frames that are trained on.
         held_out: int64[M], those of whole episodes that are not.
     """
 
-    data: DataSet
+    data: DataSet | QuestionSet
     weight: float
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
 
-def split_source(data: DataSet, weight: float, held_out: float, seed: int) -> Source:
-    """Set a part of a data set's episodes aside.
+def robot_sources(sources: Sequence[Source]) -> list[tuple[Source, DataSet]]:
+    """The sources of robot data, with their data sets."""
+    return [(source, source.data) for source in sources if isinstance(source.data, DataSet)]
+
+
+def split_source(data: DataSet | QuestionSet, weight: float, held_out: float, seed: int) -> Source:
+    """Set a part of a data set's episodes aside; of questions nothing.
 
     Args:
         data: The data set.
@@ -45,6 +51,8 @@ def split_source(data: DataSet, weight: float, held_out: float, seed: int) -> So
         held_out: Part of the episodes, 0 to 1; at least one where it is above 0 and there are two.
         seed: Of the choice.
     """
+    if isinstance(data, QuestionSet):
+        return Source(data, weight, np.arange(len(data)), np.arange(0))
     count = min(int(np.ceil(held_out * data.num_episodes)), data.num_episodes - 1)
     aside = np.random.default_rng([seed, 1]).permutation(data.num_episodes)[:count]
     is_aside = np.isin(data.episode_index, aside)
@@ -101,8 +109,8 @@ class ExampleMaker:
             augment: Whether training images are augmented; the policy then crops their middle.
 
         Raises:
-            ConfigError: the checkpoint has no tokenizer, or two data sets of one name mean
-                different things.
+            ConfigError: the checkpoint has no tokenizer, there is no robot data, two data sets
+                of one name mean different things, or a text is too long.
         """
         if model.tokenizer is None:
             raise ConfigError('the checkpoint has no tokenizer.json, without which no prompt is')
@@ -111,49 +119,70 @@ class ExampleMaker:
         self._end_id = model.tokenizer.end_id
         self._augment = augment
         self._size = model.image_spec.size
-        self.profiles = _profiles(sources, augment)
-        self.norm_stats = _norm_stats(sources)
+        robot = [data for _, data in robot_sources(sources)]
+        if not robot:
+            raise ConfigError('--data: only questions, expected at least one robot data set')
+        self.profiles = _profiles(robot, augment)
+        #: Questions are seen through the first data set's image recipe.
+        self._recipe = next(iter(self.profiles.values())).image
+        self.norm_stats = _norm_stats(robot)
         self._stats = parse_norm_stats(self.norm_stats, 'the statistics of the data')
         for source in sources:
             self._check_lengths(source)
 
     def _check_lengths(self, source: Source) -> None:
-        """Refuse a sentence that does not fit beside image and action, before any training."""
+        """Refuse a text that does not fit beside the image, before any training."""
         config = self._model.config
-        room = config.text.max_position_embeddings - config.num_patches - 8
-        for text in dict.fromkeys(source.data.instructions):
-            length = len(self._tokenizer(build_prompt(text, config.prompt_family)))
-            if length > room:
-                raise ConfigError(
-                    f'{source.data.folder}: the sentence {text[:60]!r}... takes {length} tokens, '
-                    f'expected at most {room} beside image and action; shorten it'
-                )
+        room = config.text.max_position_embeddings - config.num_patches
+        if isinstance(source.data, DataSet):
+            answer = [self._end_id] * 8
+            texts = [(self._action_prompt(text), answer) for text in source.data.instructions]
+        else:
+            texts = [self._question_ids(source.data, i) for i in range(len(source.data))]
+        longest = max(len(prompt) + len(after) for prompt, after in texts)
+        if longest > room:
+            raise ConfigError(
+                f'{source.data.folder}: the longest text takes {longest} tokens with its answer, '
+                f'expected at most {room} beside the image; shorten it'
+            )
 
-    def stats_of(self, source: Source) -> ActionStats:
-        """The statistics that a source's actions are normalized with."""
-        return self._stats[source.data.profile.unnorm_key]
-
-    def training(self, source: Source, frame: int, rng: np.random.Generator) -> Example:
+    def training(self, source: Source, index: int, rng: np.random.Generator) -> Example:
         """One example to train on."""
-        return self._example(source, frame, rng if self._augment else None)
+        return self._example(source, index, rng if self._augment else None)
 
-    def plain(self, source: Source, frame: int) -> Example:
+    def plain(self, source: Source, index: int) -> Example:
         """One example as the policy will see it."""
-        return self._example(source, frame, None)
+        return self._example(source, index, None)
 
-    def _example(self, source: Source, frame: int, rng: np.random.Generator | None) -> Example:
-        seen = source.data.frame(frame)
-        recipe = self.profiles[source.data.profile.unnorm_key].image
-        if rng is not None:
-            recipe = dataclasses.replace(recipe, center_crop=False)
-        image = apply_recipe(seen.image, recipe, self._size)
-        if rng is not None:
-            image = Augmentation.draw(rng).apply(image)
-        config = self._model.config
-        prompt = self._tokenizer(build_prompt(seen.instruction, config.prompt_family))
-        action_norm = normalize_action(seen.action, self.stats_of(source))
-        answer = action_answer(action_norm, config.vocab_size, self._end_id)
-        return Example(image, tuple(prompt), answer)
+    def _example(self, source: Source, index: int, rng: np.random.Generator | None) -> Example:
+        data = source.data
+        if isinstance(data, QuestionSet):
+            prompt, answer = self._question_ids(data, index)
+            image = self._prepared(data.image(index), self._recipe, rng)
+            return Example(image, tuple(prompt), tuple(answer))
+        frame, key = data.frame(index), data.profile.unnorm_key
+        action_norm = normalize_action(frame.action, self._stats[key])
+        tokens = action_answer(action_norm, self._model.config.vocab_size, self._end_id)
+        image = self._prepared(frame.image, self.profiles[key].image, rng)
+        return Example(image, tuple(self._action_prompt(frame.instruction)), tokens)
+
+    def _prepared(
+        self, image: NDArray[np.uint8], recipe: ImageRecipe, rng: np.random.Generator | None
+    ) -> NDArray[np.uint8]:
+        """An image as the processor takes it: the policy's, or augmented instead of cropped."""
+        if rng is None:
+            return apply_recipe(image, recipe, self._size)
+        whole = apply_recipe(image, dataclasses.replace(recipe, center_crop=False), self._size)
+        return Augmentation.draw(rng).apply(whole)
+
+    def _action_prompt(self, instruction: str) -> list[int]:
+        return self._tokenizer(build_prompt(instruction, self._model.config.prompt_family))
+
+    def _question_ids(self, data: QuestionSet, index: int) -> tuple[list[int], list[int]]:
+        """Prompt and answer, tokenized apart as upstream does it with the turns of a talk."""
+        asked = data.questions[index]
+        prompt = build_question_prompt(asked.question, self._model.config.prompt_family)
+        return self._tokenizer(prompt), [*self._tokenizer.text_ids(asked.answer), self._end_id]
 
 
 def _repeated(
@@ -165,11 +194,11 @@ def _repeated(
     return np.concatenate([*([frames] * whole), chosen])
 
 
-def _profiles(sources: Sequence[Source], augment: bool) -> dict[str, DatasetProfile]:
+def _profiles(robot: Sequence[DataSet], augment: bool) -> dict[str, DatasetProfile]:
     """The profile of each data set's policy: the data's, with the image as it is trained here."""
     profiles: dict[str, DatasetProfile] = {}
-    for source in sources:
-        profile = source.data.profile
+    for data in robot:
+        profile = data.profile
         recipe: ImageRecipe = dataclasses.replace(
             profile.image, resize='lanczos3', center_crop=augment
         )
@@ -180,18 +209,18 @@ def _profiles(sources: Sequence[Source], augment: bool) -> dict[str, DatasetProf
         known = profiles.setdefault(profile.unnorm_key, trained)
         if known != trained:
             raise ConfigError(
-                f'{source.data.folder}: its conventions differ from those of another data set '
+                f'{data.folder}: its conventions differ from those of another data set '
                 f'of the same unnorm_key {profile.unnorm_key!r}; give one of them another name '
                 'in its meta/dataset_profile.yaml'
             )
     return profiles
 
 
-def _norm_stats(sources: Sequence[Source]) -> Mapping[str, Any]:
+def _norm_stats(robot: Sequence[DataSet]) -> Mapping[str, Any]:
     """Statistics by unnorm_key; data sets of one key count as one."""
     found = {}
-    for key in dict.fromkeys(source.data.profile.unnorm_key for source in sources):
-        members = [s.data for s in sources if s.data.profile.unnorm_key == key]
+    for key in dict.fromkeys(data.profile.unnorm_key for data in robot):
+        members = [data for data in robot if data.profile.unnorm_key == key]
         actions = np.concatenate([data.actions for data in members])
         if np.abs(actions[:, 6]).max() > 1.0 + 1e-6:
             raise ConfigError(

@@ -16,12 +16,13 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/da
 pytest.importorskip('matplotlib')
 
 from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
-from openvla_ros.core.image import apply_recipe
+from openvla_ros.core.image import apply_recipe, preprocess_image
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import parse_file
 from openvla_ros.data.data_set import DataSet
 from openvla_ros.data.data_set_writer import DataSetWriter
 from openvla_ros.data.episode import Episode, encode_image
+from openvla_ros.data.question_set import QuestionSet
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.local_backend import LocalBackend
 from openvla_ros.training import finetune
@@ -307,13 +308,54 @@ def test_a_foreign_folder_a_missing_set_and_a_bad_weight_are_refused(data, tmp_p
     assert "got the weight '-1', expected a positive number" in capsys.readouterr().err
 
 
+@pytest.fixture
+def questions(tmp_path):
+    """What color an image has; no robot in it."""
+    folder = tmp_path / 'questions'
+    folder.mkdir()
+    rows = []
+    for number in range(8):
+        color = number % 2
+        image = colored_episode(color, 100 + number, 1).images[0]
+        (folder / f'{number}.jpg').write_bytes(image)
+        answer = ('red', 'blue')[color]
+        rows.append({'image': f'{number}.jpg', 'question': 'which color?', 'answer': answer})
+    (folder / 'questions.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return folder
+
+
+def test_questions_are_trained_on_beside_actions(data, questions, tmp_path):
+    """The answer is read as upstream writes it: a lone space, the answer's own pieces, </s>."""
+    out = tmp_path / 'run'
+    options = {'steps': 50, 'batch': 8, 'rate': 6e-3, 'no_augment': True, 'evaluate_every': 50}
+    assert run([data, f'{questions}:4'], out, **options) == 0
+    judged = [row['held_out'] for row in progress(out) if 'held_out' in row]
+    assert judged[-1]['gripper_accuracy'] == 1.0
+    model = OpenVLA.from_pretrained(CHECKPOINT, dtype='float32', adapter=out)
+    maker = ExampleMaker(model, [Source(DataSet(data), 1.0, *[np.arange(48)] * 2)], augment=False)
+    asked = Source(QuestionSet(questions), 1.0, np.arange(8), np.arange(0))
+    for index in range(8):
+        example = maker.plain(asked, index)
+        assert example.prompt[-1] == model.space_id
+        pixels = preprocess_image(example.image, model.image_spec)
+        said = model.decode(pixels, list(example.prompt), len(example.answer)).tokens
+        assert tuple(int(token) for token in said) == example.answer
+    statistics = json.loads((out / 'dataset_statistics.json').read_text())
+    assert list(statistics) == ['openvla_ros_demo']
+
+
+def test_questions_alone_are_refused(questions, tmp_path, capsys):
+    assert run(questions, tmp_path / 'run') == 2
+    assert 'only questions, expected at least one robot data set' in capsys.readouterr().err
+
+
 def test_a_sentence_that_does_not_fit_is_refused_before_any_training(tmp_path, capsys):
     with DataSetWriter(tmp_path / 'set', PROFILE) as writer:
         for seed in range(2):
             episode = colored_episode(seed, seed)
             writer.add(dataclasses.replace(episode, instruction='q' * 2000))
     assert run(tmp_path / 'set', tmp_path / 'run') == 2
-    assert 'tokens, expected at most' in capsys.readouterr().err
+    assert 'tokens with its answer, expected at most' in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
 
 
