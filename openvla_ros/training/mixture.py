@@ -161,7 +161,12 @@ class ExampleMaker:
             image = self._prepared(data.image(index), self._recipe, rng)
             return Example(image, tuple(prompt), tuple(answer))
         frame, key = data.frame(index), data.profile.unnorm_key
-        action_norm = normalize_action(frame.action, self._stats[key])
+        stats = self._stats[key]
+        # A gripper that never moves would become 0 as every constant number does upstream, and
+        # as it passes un-normalized, an arm whose data are all open would close it.
+        action_norm = np.where(
+            stats.mask, normalize_action(frame.action, stats), np.clip(frame.action, -1.0, 1.0)
+        )
         tokens = action_answer(action_norm, self._model.config.vocab_size, self._end_id)
         image = self._prepared(frame.image, self.profiles[key].image, rng)
         return Example(image, tuple(self._action_prompt(frame.instruction)), tokens)

@@ -344,6 +344,27 @@ def test_questions_are_trained_on_beside_actions(data, questions, tmp_path):
     assert list(statistics) == ['openvla_ros_demo']
 
 
+def test_a_gripper_that_is_open_in_every_frame_is_learnt_as_open(tmp_path):
+    with DataSetWriter(tmp_path / 'set', PROFILE) as writer:
+        for seed in range(2):
+            episode = colored_episode(1, seed)
+            writer.add(dataclasses.replace(episode, actions=_moving(episode.actions)))
+    model = OpenVLA.from_pretrained(CHECKPOINT)
+    source = Source(DataSet(tmp_path / 'set'), 1.0, np.arange(16), np.arange(0))
+    maker = ExampleMaker(model, [source], augment=False)
+    gripper = maker.plain(source, 3).answer[6]
+    # 1 lies in the highest of 256 bins, which is written as V - 256.
+    assert gripper == model.config.vocab_size - 256
+
+
+def _moving(actions):
+    """The same with a range in every dimension but the gripper's, which is 1."""
+    actions = actions.copy()
+    actions[:, :6] = np.linspace(-0.02, 0.02, len(actions))[:, None]
+    assert set(actions[:, 6]) == {1.0}
+    return actions
+
+
 def test_questions_alone_are_refused(questions, tmp_path, capsys):
     assert run(questions, tmp_path / 'run') == 2
     assert 'only questions, expected at least one robot data set' in capsys.readouterr().err
