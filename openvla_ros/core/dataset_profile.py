@@ -21,6 +21,8 @@ _TEMPLATE = 'template'
 PLAUSIBLE_STEP_M = 0.10
 PLAUSIBLE_STEP_RAD = 0.60
 _NO_NOOPS = '_no_noops'
+#: The conventions that travel in the folder of a fine-tuned checkpoint or adapter.
+PROFILE_FILE = 'dataset_profile.yaml'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +174,28 @@ def find_dataset_profile(
     if unnorm_key in known or unnorm_key.removesuffix(_NO_NOOPS) in known:
         return load_dataset_profile(unnorm_key, directory)
     return None
+
+
+def profile_of_policy(
+    unnorm_key: str, directory: str | Path | None, *folders: str | Path | None
+) -> DatasetProfile:
+    """Read the profile a policy is used with: the one that came with its weights comes first.
+
+    Args:
+        unnorm_key: The dataset; there is no default.
+        directory: Folder of profiles that the user named; it is then the only place looked at.
+        folders: Of the adapter and the checkpoint, which may hold dataset_profile.yaml.
+
+    Raises:
+        ConfigError: as ``load_dataset_profile``.
+    """
+    for folder in folders if not directory else ():
+        path = Path(folder or '').expanduser() / PROFILE_FILE
+        if folder and path.is_file():
+            profile = parse_file(DatasetProfile, path)
+            if profile.unnorm_key == unnorm_key:
+                return profile
+    return load_dataset_profile(unnorm_key, directory or None)
 
 
 def to_eef_delta(action: ArrayLike, profile: DatasetProfile) -> EefDelta:

@@ -4,7 +4,10 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from openvla_ros.core.rotation import rotation_from_rotvec, rotvec_from_rotation
 
 Frame = Literal['base', 'ee']
 
@@ -64,3 +67,51 @@ class EefDelta:
             np.linalg.norm(self.translation_m) > least_m
             or np.linalg.norm(self.rotation_rad) > least_rad
         )
+
+
+def pose_after(pose: ArrayLike, delta: EefDelta) -> NDArray[np.float64]:
+    """Return the pose that a displacement leads to; the inverse is ``delta_between``.
+
+    Args:
+        pose: float[7], position [m] and quaternion xyzw of the end effector in the base frame.
+        delta: In either frame.
+
+    Returns:
+        float64[7].
+    """
+    position, turn = _parts(pose)
+    step = rotation_from_rotvec(delta.rotation_rad)
+    if delta.frame == 'base':
+        moved, turned = position + delta.translation_m, step * turn
+    else:
+        along = turn.apply(np.array(delta.translation_m))  # SciPy refuses frozen arrays
+        moved, turned = position + along, turn * step
+    return np.concatenate([moved, turned.as_quat()])
+
+
+def delta_between(
+    before: ArrayLike, after: ArrayLike, *, gripper: float, frame: Frame, step_s: float
+) -> EefDelta:
+    """Return the displacement that leads from one pose to another; inverse of ``pose_after``.
+
+    Args:
+        before: float[7], position [m] and quaternion xyzw of the end effector in the base frame.
+        after: float[7], one step later.
+        gripper: Wanted opening during the step, 0 closed .. 1 open.
+        frame: Whose axes the displacement is written along.
+        step_s: Duration of the step [s].
+
+    Raises:
+        ValueError: as ``EefDelta``.
+    """
+    (start, turn), (end, turned) = _parts(before), _parts(after)
+    if frame == 'base':
+        translation, step = end - start, turned * turn.inv()
+    else:
+        translation, step = turn.inv().apply(end - start), turn.inv() * turned
+    return EefDelta(translation, rotvec_from_rotation(step), gripper, frame, step_s)
+
+
+def _parts(pose: ArrayLike) -> tuple[NDArray[np.float64], Rotation]:
+    values = np.asarray(pose, np.float64)
+    return values[:3], Rotation.from_quat(values[3:])

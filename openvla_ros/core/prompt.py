@@ -7,13 +7,14 @@ from openvla_ros.core.strict_config import ConfigError
 PromptFamily = Literal['openvla', 'vicuna_v15']
 
 _TEMPLATES: dict[str, str] = {
-    'openvla': 'In: What action should the robot take to {instruction}?\nOut:',
+    'openvla': 'In: {message}\nOut:',
     'vicuna_v15': (
         'A chat between a curious user and an artificial intelligence assistant. '
         "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        'USER: What action should the robot take to {instruction}? ASSISTANT:'
+        'USER: {message} ASSISTANT:'
     ),
 }
+_ACTION_QUESTION = 'What action should the robot take to {instruction}?'
 _FAMILY_OF_BACKBONE: dict[str, PromptFamily] = {
     'llama2-7b-pure': 'openvla',
     'llama2-13b-pure': 'openvla',
@@ -32,11 +33,26 @@ def build_prompt(instruction: str, family: PromptFamily) -> str:
     Raises:
         ValueError: the family is not known.
     """
+    return build_question_prompt(
+        _ACTION_QUESTION.replace('{instruction}', instruction.lower()), family
+    )
+
+
+def build_question_prompt(question: str, family: PromptFamily) -> str:
+    """Put any question about an image into the checkpoint's template, unchanged.
+
+    Args:
+        question: Such as 'What color is the block?'.
+        family: The checkpoint's template, from ``prompt_family``.
+
+    Raises:
+        ValueError: the family is not known.
+    """
     if family not in _TEMPLATES:
         raise ValueError(
             f'prompt family: got {family!r}, expected one of {", ".join(get_args(PromptFamily))}'
         )
-    return _TEMPLATES[family].replace('{instruction}', instruction.lower())
+    return _TEMPLATES[family].replace('{message}', question)
 
 
 def prompt_family(llm_backbone_id: str) -> PromptFamily:

@@ -185,6 +185,22 @@ class Recording:
                 continue
             yield StampedImage(_stamp_s(message, at_ns), 1e-9 * at_ns, image)
 
+    def encoded_images(self, topic: str, refused: list[Refusal]) -> Iterator[tuple[float, bytes]]:
+        """Yield (stamp [s], JPEG or PNG file) of a CompressedImage topic, as it was recorded.
+
+        Args:
+            topic: Of type CompressedImage.
+            refused: Gets the reason of every image that cannot be decoded; it is left out.
+        """
+        for _, at_ns, message in self._timed_messages(topic):
+            content = bytes(message.data)
+            try:
+                decode_compressed(np.frombuffer(content, np.uint8))
+            except ImageRefused as refusal:
+                refused.append(refusal.refusal)
+                continue
+            yield _stamp_s(message, at_ns), content
+
     def poses(self, topic: str) -> Track:
         """Return poses as float64[N, 7]: position [m], then quaternion xyzw."""
         return self._track(topic, _pose_values)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
+from openvla_ros.core.dataset_profile import DatasetProfile, profile_of_policy
 from openvla_ros.core.inference import GRAPH_MODES, BackendUnavailable, InferenceBackend
 from openvla_ros.core.instruction import parse_instruction
 from openvla_ros.core.normalization import resolve_unnorm_key
@@ -211,7 +211,9 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     try:
         _default_network(options)
-        profile = load_dataset_profile(options.unnorm_key, options.dataset_directory)
+        profile = profile_of_policy(
+            options.unnorm_key, options.dataset_directory, options.adapter, options.model
+        )
         if options.instruction is not None:
             parse_instruction(options.instruction)
         with Recording(options.bag) as recording:

@@ -319,6 +319,31 @@ class Llama(nn.Module):
             x = x[:, : stop - start : stride]
         return self._head(x)
 
+    def logits_at(self, embeds: Tensor, wanted: Tensor) -> Tensor:
+        """Logits of chosen rows, in a differentiable pass over whole sequences.
+
+        The head is the largest product for short answers, and most rows have none.
+
+        Args:
+            embeds: [B,N,d] from position 0; right padding changes nothing to its left.
+            wanted: bool[B,N].
+
+        Returns:
+            [number wanted,V], sequence after sequence.
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions.
+        """
+        N, limit = embeds.shape[1], self.config.max_position_embeddings
+        if limit < N:
+            raise ValueError(
+                f'Llama.logits_at got {N} rows, the model has {limit} positions; shorten the '
+                'prompt'
+            )
+        table = self._rotary(embeds)[:, :N, None]
+        x = self._layers(embeds, table, None, N)
+        return self._head(x[wanted.flatten()])
+
     @torch.no_grad()
     def picked(self, embeds: Tensor, cache: KVCache, first: Tensor, count: int) -> Tensor:
         """Prefill of fixed shape: logits [count,V] from row ``first`` (int64[]) on.

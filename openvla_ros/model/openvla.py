@@ -163,7 +163,8 @@ class OpenVLA(nn.Module):
             quantization: None or a scheme of ``model.quantization``, such as 'nf4' or 'int8'.
             adapter: Folder of a LoRA adapter to put on top; base weights it brings along must be
                 the checkpoint's.
-            merge_adapter: Add the adapter to the weights; otherwise it runs beside them.
+            merge_adapter: Add the adapter to the weights; otherwise it runs beside them, and a
+                quantized network keeps a product for every layer that one can be put beside.
             allow_download: Fetch a hub id that the local cache does not have; what starts a robot
                 (``LocalBackend``) does so only when asked.
             progress: Called with (bytes read, bytes in all); by default a line on stderr.
@@ -198,8 +199,7 @@ class OpenVLA(nn.Module):
         quantizer = None
         if quantization is not None:
             scheme = quantization_scheme(quantization)
-            join = lora is None or merge_adapter
-            quantizer = Quantizer(model, scheme, device, join=join)
+            quantizer = Quantizer(model, scheme, device, join=merge_adapter)
         load_weights(
             model,
             [stored[name] for name in used],

@@ -24,7 +24,10 @@ def stack(owner: nn.Module, attribute: str, parts: Sequence[str]) -> bool:
         False where they are not all plain linear layers without bias, and stay as they are.
     """
     layers = [getattr(owner, part, None) for part in parts]
-    if any(type(layer) is not nn.Linear or layer.bias is not None for layer in layers):
+    if any(
+        type(layer) is not nn.Linear or getattr(layer, 'bias', None) is not None
+        for layer in layers
+    ):
         return False
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     whole = nn.Linear(weights[0].shape[1], sum(map(len, weights)), bias=False, device='meta')

@@ -48,6 +48,20 @@ class PromptTokenizer:
         ids = [self.bos_id, *ids]
         return ids if ids[-1] == self.space_id else [*ids, self.space_id]
 
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of a text that follows a prompt: no BOS, nothing appended."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @property
+    def end_id(self) -> int:
+        """The id of ``</s>``, which training puts behind every answer.
+
+        Raises:
+            ConfigError: the tokenizer has no such piece.
+        """
+        return self._id('</s>', self.folder / 'tokenizer.json')
+
     def save(self, folder: str | Path) -> None:
         """Copy the tokenizer's files into another checkpoint folder."""
         for name in _FILES:

@@ -56,7 +56,9 @@ class PolicyParameters:
         2.0, description='longest wait for an answer of the server', unit='s', lo=0.05, hi=60.0
     )
     dataset_directory: str = parameter(
-        '', description="folder of dataset profiles; '' for the ones of this package"
+        '',
+        description="folder of dataset profiles; '' for the one beside adapter or checkpoint, "
+        'else the ones of this package',
     )
 
     # Rate

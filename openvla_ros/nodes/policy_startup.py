@@ -15,6 +15,7 @@ from openvla_ros.core.dataset_profile import (
     find_dataset_profile,
     list_dataset_profiles,
     load_dataset_profile,
+    profile_of_policy,
 )
 from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
 from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
@@ -138,7 +139,9 @@ def load_profile(parameters: PolicyParameters) -> DatasetProfile:
     """
     directory = parameters.dataset_directory or None
     if parameters.unnorm_key:
-        return load_dataset_profile(parameters.unnorm_key, directory)
+        return profile_of_policy(
+            parameters.unnorm_key, directory, parameters.adapter, parameters.checkpoint
+        )
     profiles = list_dataset_profiles(directory)
     offered = _offered_keys(parameters)
     if not offered:

@@ -19,6 +19,7 @@ from openvla_ros.core.dataset_profile import (
     find_dataset_profile,
     from_eef_delta,
     list_dataset_profiles,
+    profile_of_policy,
     step_envelope,
     to_eef_delta,
 )
@@ -275,3 +276,34 @@ def test_libero_statistics_are_plausible_only_with_libero_units(key):
     as_metres, _ = step_envelope(stats, load_dataset_profile('bridge_orig'))
     assert as_metres == pytest.approx(20 * metres)
     assert as_metres > 1.0
+
+
+def cropping_profile(folder, key='bridge_orig'):
+    """A profile as a fine-tuning leaves it in its folder."""
+    folder.mkdir()
+    text = resource_path('config/datasets/bridge_orig.yaml').read_text()
+    text = text.replace('unnorm_key: bridge_orig', f'unnorm_key: {key}')
+    assert 'center_crop: false' in text
+    text = text.replace('center_crop: false', 'center_crop: true')
+    (folder / 'dataset_profile.yaml').write_text(text)
+    return folder
+
+
+def test_the_profile_beside_the_adapter_then_beside_the_checkpoint_comes_first(tmp_path):
+    adapter = cropping_profile(tmp_path / 'adapter')
+    for folders in ((adapter, None), (None, adapter), (adapter, tmp_path)):
+        assert profile_of_policy('bridge_orig', '', *folders).image.center_crop is True
+    assert profile_of_policy('bridge_orig', '', None, tmp_path).image.center_crop is False
+
+
+def test_a_named_folder_of_profiles_wins_over_the_one_beside_the_adapter(tmp_path):
+    adapter = cropping_profile(tmp_path / 'adapter')
+    ours = resource_path('config/datasets')
+    assert profile_of_policy('bridge_orig', ours, adapter).image.center_crop is False
+
+
+def test_a_profile_of_another_dataset_is_passed_over(tmp_path):
+    adapter = cropping_profile(tmp_path / 'adapter', 'my_arm')
+    assert profile_of_policy('bridge_orig', '', adapter).image.center_crop is False
+    with pytest.raises(ConfigError, match='my_rm'):
+        profile_of_policy('my_rm', '', adapter)

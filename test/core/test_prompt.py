@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from openvla_ros.core.prompt import build_prompt, prompt_family
+from openvla_ros.core.prompt import build_prompt, build_question_prompt, prompt_family
 from openvla_ros.core.strict_config import ConfigError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'golden_vectors.json').read_text())
@@ -41,3 +41,9 @@ def test_unknown_families_and_language_models_are_refused():
         prompt_family('phi-2-3b')
     with pytest.raises(ValueError, match="got 'chatml', expected one of openvla, vicuna_v15"):
         build_prompt('move', 'chatml')
+
+
+def test_a_question_stands_in_the_same_template_in_its_own_words():
+    asked = build_question_prompt('What COLOR is it?', 'openvla')
+    assert asked == 'In: What COLOR is it?\nOut:'
+    assert build_question_prompt('why?', 'vicuna_v15').endswith('USER: why? ASSISTANT:')
