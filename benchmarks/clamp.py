@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from openvla_ros.core.clamp import ActionInput, Clamp, Pose
-from openvla_ros.core.robot_profile import OrientationCone, RobotProfile, load_robot_profile
-from openvla_ros.core.safety_state import State
+from openvla_ros.safety.clamp import ActionInput, Clamp, Pose
+from openvla_ros.safety.robot_profile import OrientationCone, RobotProfile, load_robot_profile
+from openvla_ros.safety.safety_state import State
 
 TICKS = 20_000
 SIM = load_robot_profile('sim')

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
-from openvla_ros.core.dataset_profile import load_dataset_profile
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.evaluation.episodes import run_episode
 from openvla_ros.model.local_backend import LocalBackend
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import load_robot_profile
 from openvla_ros.sim.tasks import KINDS, sample_episode
 
 UNNORM_KEY = 'openvla_ros_demo'

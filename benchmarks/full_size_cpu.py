@@ -34,12 +34,12 @@ import torch
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
 from benchmarks.draft_identity import largest_logit, ulp
 from benchmarks.full_size import PROMPT_IDS, build
-from openvla_ros.core.image import preprocess_image
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.host_memory import keep_freed_memory
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.packed_linear import pack_weights
 from openvla_ros.model.quantization import quantize
+from openvla_ros.observation.image import preprocess_image
 
 _NEEDED_GIB = 16.5
 _REPEATS = 3

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import from_eef_delta, load_dataset_profile
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.normalization import ActionStats
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.action_space.dataset_profile import from_eef_delta, load_dataset_profile
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.evaluation import episodes
 from openvla_ros.evaluation.rollout import Results, Trial
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import load_robot_profile
 from openvla_ros.sim.arm import EePose, SimArm
 from openvla_ros.sim.expert import ScriptedExpert
 from openvla_ros.sim.tasks import Task, sample_episode, understand

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
-from openvla_ros.core.image import ImageRecipe, ImageSpec, apply_recipe, preprocess_image
+from openvla_ros.observation.image import ImageRecipe, ImageSpec, apply_recipe, preprocess_image
 
 SPEC = ImageSpec.from_config(
     {

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.conditions import conditions, output_argument, print_conditions, print_result
-from openvla_ros.core.dds_profile import profile_variable
+from openvla_ros.nodes.dds_profile import profile_variable
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'test'))

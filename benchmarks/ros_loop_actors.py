@@ -20,12 +20,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.normalization import ActionStats
-from openvla_ros.core.policy import Policy
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.msg import PolicyAction
 from openvla_ros.nodes import policy_cycle, policy_node
 from openvla_ros.nodes.policy_cycle import Observation
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import Policy
 
 _DIFFERENT_FRAMES = 8
 _EVERY = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)

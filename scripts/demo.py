@@ -30,10 +30,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
 from std_srvs.srv import SetBool
 
-from openvla_ros.core.launch_plan import demo_plan
 from openvla_ros.core.resources import resource_path, share_directory
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import seconds_from_time
+from openvla_ros.nodes.launch_plan import demo_plan
 from openvla_ros.nodes.marker_conversions import twist_vector
 from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.sim.tasks import understand

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from openvla_ros.core.overlay import STATE_COLOURS
+from openvla_ros.visualization.overlay import STATE_COLOURS
 
 MAX_FRAMES = 150
 LEAST_SHOWN_SPEED = 0.1  # [m/s] and [rad/s]; less would make noise look like motion

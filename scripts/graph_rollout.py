@@ -36,7 +36,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.core.resources import resource_path
 from openvla_ros.evaluation.episodes import MAX_STEPS, Outcome
 from openvla_ros.evaluation.graph_comparison import (

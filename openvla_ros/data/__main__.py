@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.core.strict_config import ConfigError
 
 

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.core.dataset_profile import DatasetProfile, from_eef_delta
-from openvla_ros.core.eef_delta import EefDelta, delta_between
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.action_space.dataset_profile import DatasetProfile, from_eef_delta
+from openvla_ros.action_space.eef_delta import EefDelta, delta_between
+from openvla_ros.core.status import Status
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.episode import Episode, encode_image, no_ops
 from openvla_ros.data.faults import Faults
-from openvla_ros.evaluation.recorded_motion import AchievedMotion, CommandedTwist
-from openvla_ros.evaluation.recorded_pose import pose_history
-from openvla_ros.evaluation.recording import (
+from openvla_ros.data.recorded_motion import AchievedMotion, CommandedTwist
+from openvla_ros.data.recorded_pose import pose_history
+from openvla_ros.data.recording import (
     IMAGE_TYPES,
     OPENING_TYPE,
     POSE_TYPE,
@@ -164,7 +164,7 @@ def _stored_images(
 ) -> list[tuple[float, bytes]]:
     """Stamp and file of every image in order; compressed ones stay as they were recorded."""
     topic = recording.choose(choices.image, IMAGE_TYPES, 'image', _USUAL['image'])
-    refused: list[Refusal] = []
+    refused: list[Status] = []
     if recording.topics()[topic] == IMAGE_TYPES[0]:
         stored = [
             (stamped.stamp_s, encode_image(stamped.image))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import DatasetProfile
+from openvla_ros.action_space.dataset_profile import DatasetProfile
 from openvla_ros.core.strict_config import ConfigError, parse_file
 from openvla_ros.data import layout
 from openvla_ros.data.episode import decode_image

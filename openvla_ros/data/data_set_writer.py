@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from openvla_ros.core.dataset_profile import DatasetProfile
+from openvla_ros.action_space.dataset_profile import DatasetProfile
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data import layout
 from openvla_ros.data.column_statistics import (

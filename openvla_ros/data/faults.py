@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import DatasetProfile
+from openvla_ros.action_space.dataset_profile import DatasetProfile
 
 #: Still this long, an arm pauses [s].
 _PAUSE_S = 1.0

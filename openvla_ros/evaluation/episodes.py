@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.episode_loop import EpisodeLoop
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.robot_profile import RobotProfile
-from openvla_ros.core.safety_state import State
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import RobotProfile
+from openvla_ros.safety.safety_state import State
 from openvla_ros.sim.arm import SimArm
+from openvla_ros.sim.episode_loop import EpisodeLoop
 from openvla_ros.sim.tasks import Episode, Success
 
 #: Policy steps before an episode counts as failed: twice what the expert needs at most.

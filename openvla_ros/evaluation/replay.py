@@ -16,22 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.dataset_profile import DatasetProfile, profile_of_policy
-from openvla_ros.core.inference import GRAPH_MODES, BackendUnavailable, InferenceBackend
-from openvla_ros.core.instruction import parse_instruction
-from openvla_ros.core.normalization import resolve_unnorm_key
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.action_space.dataset_profile import DatasetProfile, profile_of_policy
+from openvla_ros.action_space.normalization import resolve_unnorm_key
 from openvla_ros.core.resources import resource_path
+from openvla_ros.core.status import Status
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.evaluation.displacement_agreement import (
-    LEAST_SAMPLES,
-    Agreement,
-    Displacements,
-    compare,
-)
-from openvla_ros.evaluation.recorded_motion import (
+from openvla_ros.data.recorded_motion import (
     AchievedMotion,
     CommandedTwist,
     Motion,
@@ -39,13 +30,13 @@ from openvla_ros.evaluation.recorded_motion import (
     RecordedMotion,
     motion_of_delta,
 )
-from openvla_ros.evaluation.recorded_pose import (
+from openvla_ros.data.recorded_pose import (
     DEFAULT_BASE_FRAME,
     RobotFrames,
     recorded_pose,
     unused_transforms,
 )
-from openvla_ros.evaluation.recording import (
+from openvla_ros.data.recording import (
     ACTION_TYPE,
     IMAGE_TYPES,
     OPENING_TYPE,
@@ -54,6 +45,15 @@ from openvla_ros.evaluation.recording import (
     Recording,
     Track,
 )
+from openvla_ros.evaluation.displacement_agreement import (
+    LEAST_SAMPLES,
+    Agreement,
+    Displacements,
+    compare,
+)
+from openvla_ros.observation.instruction import parse_instruction
+from openvla_ros.policy.inference import GRAPH_MODES, BackendUnavailable, InferenceBackend
+from openvla_ros.policy.policy import Policy
 
 PROGRESS_PERIOD_S = 2.0
 # What a recording of everything holds besides is made from these.
@@ -110,7 +110,7 @@ def replay(
     """
     step_s = policy.profile.step_s
     replayed: list[Replayed] = []
-    refused: list[Refusal] = []
+    refused: list[Status] = []
     left_out: dict[str, int] = {}
     due_s, shown_s = -np.inf, time.monotonic()
     for picture in recording.images(image_topic, refused):
@@ -376,7 +376,7 @@ def _default_network(options: argparse.Namespace) -> None:
 
 
 def _server_keys(server_url: str) -> list[str]:
-    from openvla_ros.remote.backend import RemoteBackend
+    from openvla_ros.serving.client import RemoteBackend
 
     with contextlib.closing(RemoteBackend(server_url, '', timeout_s=60.0)) as backend:
         return backend.unnorm_keys()
@@ -384,7 +384,7 @@ def _server_keys(server_url: str) -> list[str]:
 
 def _backend(options: argparse.Namespace) -> InferenceBackend:
     if options.server_url:
-        from openvla_ros.remote.backend import RemoteBackend
+        from openvla_ros.serving.client import RemoteBackend
 
         return RemoteBackend(options.server_url, options.unnorm_key, timeout_s=60.0)
     from openvla_ros.model.local_backend import LocalBackend

@@ -15,11 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
-from openvla_ros.core.inference import GRAPH_MODES
-from openvla_ros.core.policy import Policy
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.robot_profile import load_robot_profile
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.core.worker_processes import worker_processes
 from openvla_ros.evaluation.contact_sheet import Strip, contact_sheet
@@ -28,6 +25,9 @@ from openvla_ros.evaluation.intervals import paired_difference, proportion
 from openvla_ros.model.config import named_device
 from openvla_ros.model.graph_start import graphs_wanted
 from openvla_ros.model.local_backend import LocalBackend
+from openvla_ros.policy.inference import GRAPH_MODES
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import load_robot_profile
 from openvla_ros.sim.tasks import KINDS, Kind, sample_episode
 
 UNNORM_KEY = 'openvla_ros_demo'

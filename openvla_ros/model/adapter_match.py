@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openvla_ros.core.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
+from openvla_ros.action_space.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import StoredTensor, read_tensor
 from openvla_ros.model.lora import WEIGHTS_FILE, LoraAdapter

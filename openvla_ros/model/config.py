@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import torch
 
-from openvla_ros.core.prompt import PromptFamily, prompt_family
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
 from openvla_ros.model.llama_config import LlamaConfig
+from openvla_ros.observation.prompt import PromptFamily, prompt_family
 
 _DTYPES = {
     'bfloat16': torch.bfloat16,

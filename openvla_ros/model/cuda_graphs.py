@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from openvla_ros.core.inference import is_out_of_memory
 from openvla_ros.model.decoding import Choices, EagerPasses, choose
 from openvla_ros.model.kv_cache import IndexedWindow, KVCache
 from openvla_ros.model.llama import Llama
 from openvla_ros.model.projector import Projector
 from openvla_ros.model.vision import VisionBackbone
+from openvla_ros.policy.inference import is_out_of_memory
 
 _GRANULARITY = 64
 _WARM_RUNS = 3

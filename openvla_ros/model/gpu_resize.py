@@ -20,7 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_ros.core.image import ImageSpec, check_rgb_image, preprocess_image, resize_image
+from openvla_ros.observation.image import (
+    ImageSpec,
+    check_rgb_image,
+    preprocess_image,
+    resize_image,
+)
 
 _FRACTION = 22
 _Filter = Callable[[NDArray[np.float64]], NDArray[np.float64]]

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_ros.core.image import preprocess_image
-from openvla_ros.core.inference import GRAPH_MODES
-from openvla_ros.core.instruction import MAX_TOKENS
-from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError, did_you_mean
 from openvla_ros.model.cuda_graphs import Capture, GraphError, GraphPasses, GraphVision, one_line
 from openvla_ros.model.decoding import Choices, EagerPasses, greedy_decode
 from openvla_ros.model.self_test import probe_images, probe_prompt
+from openvla_ros.observation.image import preprocess_image
+from openvla_ros.observation.instruction import MAX_TOKENS
+from openvla_ros.observation.prompt import build_prompt
+from openvla_ros.policy.inference import GRAPH_MODES
 
 if TYPE_CHECKING:
     from openvla_ros.model.openvla import OpenVLA

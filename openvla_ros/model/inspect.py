@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 
-from openvla_ros.core.dataset_profile import (
+from openvla_ros.action_space.dataset_profile import (
     DatasetProfile,
     check_step_envelope,
     find_dataset_profile,
 )
-from openvla_ros.core.normalization import ActionStats
-from openvla_ros.core.prompt import build_prompt
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.adapter_match import check_adapter_match
 from openvla_ros.model.checkpoint import StoredTensor, check_tensors, stored_tensors
@@ -36,6 +35,7 @@ from openvla_ros.model.preprocessor import read_preprocessor
 from openvla_ros.model.quantization import SCHEMES
 from openvla_ros.model.self_test import run_self_test
 from openvla_ros.model.tokenizer import PromptTokenizer, find_tokenizer
+from openvla_ros.observation.prompt import build_prompt
 
 _PARTS = {
     'first tower': 'vision_backbone.featurizer.',

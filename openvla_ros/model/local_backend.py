@@ -10,18 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvla_ros.core.action_tokens import decode_action_tokens
-from openvla_ros.core.image import preprocess_image, resize_image
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.instruction import MAX_TOKENS, InstructionRefused, quoted
-from openvla_ros.core.normalization import (
+from openvla_ros.action_space.action_tokens import decode_action_tokens
+from openvla_ros.action_space.normalization import (
     STATISTICS_FILE,
     ActionStats,
     load_norm_stats,
     resolve_unnorm_key,
     unnormalize_action,
 )
-from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.compilation import compile_vision
 from openvla_ros.model.config import named_device, named_dtype, read_json_object
@@ -34,6 +30,10 @@ from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.packed_linear import pack_weights
 from openvla_ros.model.precision import precision_of_checkpoint
 from openvla_ros.model.self_test import run_self_test
+from openvla_ros.observation.image import preprocess_image, resize_image
+from openvla_ros.observation.instruction import MAX_TOKENS, InstructionRefused, quoted
+from openvla_ros.observation.prompt import build_prompt
+from openvla_ros.policy.inference import PredictedAction
 
 
 class LocalBackend:

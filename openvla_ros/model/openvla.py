@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openvla_ros.core.image import ImageSpec
-from openvla_ros.core.inference import free_memory
-from openvla_ros.core.normalization import STATISTICS_FILE
+from openvla_ros.action_space.normalization import STATISTICS_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.adapter_match import check_adapter_match
 from openvla_ros.model.checkpoint import (
@@ -53,6 +51,8 @@ from openvla_ros.model.projector import Projector
 from openvla_ros.model.quantization import Quantizer, quantization_scheme
 from openvla_ros.model.tokenizer import LLAMA_SPACE_ID, PromptTokenizer, find_tokenizer
 from openvla_ros.model.vision import VisionBackbone, unused_shapes
+from openvla_ros.observation.image import ImageSpec
+from openvla_ros.policy.inference import free_memory
 
 #: Tensors, or what becomes one.
 Pixels: TypeAlias = Tensor | NDArray[np.float32]

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openvla_ros.core.image import ImageSpec
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.config import read_json_object
+from openvla_ros.observation.image import ImageSpec
 
 PREPROCESSOR_FILE = 'preprocessor_config.json'
 #: What transformers 5 writes in its place; the same settings stand under one of its keys.

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_ros.core.image import preprocess_image
-from openvla_ros.core.prompt import build_prompt
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.observation.image import preprocess_image
+from openvla_ros.observation.prompt import build_prompt
 
 _INSTRUCTION = 'pick up the block'
 _LLAMA_BOS = 1

@@ -1,6 +1,6 @@
 """The controller: the only process that may command the arm, and only through the clamp.
 
-Convert, call, convert; what may move and how is decided in `core/clamp.py`. This file keeps that
+Convert, call, convert; what may move and how is decided in `safety/clamp.py`. This file keeps that
 going: a steady-clock timer that publishes in every state, callbacks that cannot end the process,
 and a shutdown that brings the arm to rest first.
 """
@@ -34,12 +34,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
-from openvla_ros.core.clamp import Clamp, ClampOutput
-from openvla_ros.core.clamp_status import ClampStatus
 from openvla_ros.core.clock_diagnosis import NO_CLOCK, explain_stamp, spoken_duration
-from openvla_ros.core.robot_frames import refuse_other_frames
-from openvla_ros.core.robot_profile import RobotProfile, load_robot_profile
-from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import (
@@ -66,6 +61,11 @@ from openvla_ros.nodes.transport import (
     keep_out_of_shared_memory,
     uses_shared_memory,
 )
+from openvla_ros.safety.clamp import Clamp, ClampOutput
+from openvla_ros.safety.clamp_status import ClampStatus
+from openvla_ros.safety.robot_frames import refuse_other_frames
+from openvla_ros.safety.robot_profile import RobotProfile, load_robot_profile
+from openvla_ros.safety.safety_state import LATCHED, State
 
 NOT_A_SAFETY_FUNCTION = (
     'This is not a certified safety function: behind it must sit a driver that stops the arm when '

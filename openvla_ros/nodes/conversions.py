@@ -16,12 +16,12 @@ from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from openvla_ros.core.admission import ActionInput
-from openvla_ros.core.clamp_status import ClampStatus
-from openvla_ros.core.gripper_goals import GripperGoals
-from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.safety_state import LATCHED, State
 from openvla_ros.msg import PolicyAction, SafetyStatus
+from openvla_ros.safety.admission import ActionInput
+from openvla_ros.safety.clamp_status import ClampStatus
+from openvla_ros.safety.gripper_goals import GripperGoals
+from openvla_ros.safety.pose_tracker import Pose
+from openvla_ros.safety.safety_state import LATCHED, State
 
 Vector = Sequence[float] | NDArray[np.float64]
 # A frame name longer than this cannot be one of ours; it is cut before it is compared or logged.
@@ -55,7 +55,7 @@ def action_input_from_message(message: PolicyAction, publisher_gid: str) -> Acti
     """Return a received action; its source is the publisher's gid where rclpy tells it.
 
     Jazzy's rclpy does not: there the random id counts that each start of a policy writes into its
-    messages, and an action without one is refused (core/admission.py).
+    messages, and an action without one is refused (safety/admission.py).
     """
     linear, angular = message.twist.linear, message.twist.angular
     return ActionInput(

@@ -10,10 +10,10 @@ from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient, get_action_names_and_types
 from rclpy.node import Node
 
-from openvla_ros.core.gripper import CLOSED
-from openvla_ros.core.gripper_goals import GripperGoals
-from openvla_ros.core.robot_profile import GripperAction
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.safety.gripper import CLOSED
+from openvla_ros.safety.gripper_goals import GripperGoals
+from openvla_ros.safety.robot_profile import GripperAction
 
 _LOOK_PERIOD_S = 0.5
 

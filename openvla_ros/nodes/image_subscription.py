@@ -9,13 +9,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from openvla_ros.core.dds_profile import FOR_IMAGES, profile_variable
-from openvla_ros.core.image_loss import WINDOW_S, ImageLoss
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.core.status import Status
+from openvla_ros.nodes.dds_profile import FOR_IMAGES, profile_variable
 from openvla_ros.nodes.rclpy_compat import (
     SubscriptionEventCallbacks,
     UnsupportedEventTypeError,
 )
+from openvla_ros.observation.image_loss import WINDOW_S, ImageLoss
 
 TOPIC = 'camera/image_raw'
 _FOLLOW_PERIOD_S = 0.5
@@ -66,12 +66,12 @@ class ImageSubscription:
         """Full name of the subscribed topic."""
         return str(self._subscription.topic_name)
 
-    def explain(self, refusal: Refusal) -> Refusal:
+    def explain(self, refusal: Status) -> Status:
         """Say more about a missing image, where the graph tells more."""
         if refusal.code not in ('NO_IMAGE', 'IMAGE_STALE') or not self.publishers:
             return refusal
         if self._mismatch:
-            return Refusal(
+            return Status(
                 'QOS_MISMATCH',
                 f'{self.topic}: the camera publishes best effort and image_reliability is '
                 "reliable, so nothing arrives; set image_reliability to 'auto'",
@@ -79,16 +79,14 @@ class ImageSubscription:
         losing = self.loss.losing or (refusal.code == 'NO_IMAGE' and not self._reliable)
         advice = f'large images are lost on the way; {_LOSS_ADVICE}'
         if refusal.code == 'NO_IMAGE':
-            return Refusal(
+            return Status(
                 'NO_IMAGE',
                 f'{self.topic}: {self.publishers[0]} publishes, but nothing arrives; '
                 f'{advice if losing else "is it the right topic?"}',
             )
         if not losing:
             return refusal
-        return Refusal(
-            'IMAGE_STALE', f'{self.topic}: {self.publishers[0]} publishes, but {advice}'
-        )
+        return Status('IMAGE_STALE', f'{self.topic}: {self.publishers[0]} publishes, but {advice}')
 
     def follow_publisher(self) -> None:
         """Look who publishes; subscribe anew if the reliability must change."""

@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from openvla_ros.core.inference import free_memory, is_out_of_memory
-from openvla_ros.core.policy import Policy
+from openvla_ros.policy.inference import free_memory, is_out_of_memory
+from openvla_ros.policy.policy import Policy
 
 Job = TypeVar('Job')
 

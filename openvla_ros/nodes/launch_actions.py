@@ -1,4 +1,4 @@
-"""A plan of `core/launch_plan.py` as actions of ROS's launch: what the launch files share."""
+"""A plan of `nodes/launch_plan.py` as actions of ROS's launch: what the launch files share."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from openvla_ros.core.launch_arguments import Argument, unknown_argument
-from openvla_ros.core.launch_plan import PACKAGE, LaunchPlan, ProcessPlan
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.nodes.launch_arguments import Argument, unknown_argument
+from openvla_ros.nodes.launch_plan import PACKAGE, LaunchPlan, ProcessPlan
 
 _REFUSED_PARAMETERS = 2  # exit code of our nodes
 
@@ -36,7 +36,7 @@ def launch_description(
     Args:
         launch_file: Its ``__file__``.
         arguments: What it may be given.
-        make_plan: ``policy_plan`` or ``demo_plan`` of `core/launch_plan.py`.
+        make_plan: ``policy_plan`` or ``demo_plan`` of `nodes/launch_plan.py`.
     """
 
     def start(context: LaunchContext) -> list[Action]:

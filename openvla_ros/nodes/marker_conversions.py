@@ -12,12 +12,12 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
 
-from openvla_ros.core.camera_projection import CameraProjection
-from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.safety_state import State
-from openvla_ros.core.scene_markers import LIFETIME_S, Shape
-from openvla_ros.core.situation import PoseView, SafetyView
 from openvla_ros.msg import SafetyStatus
+from openvla_ros.safety.pose_tracker import Pose
+from openvla_ros.safety.safety_state import State
+from openvla_ros.visualization.camera_projection import CameraProjection
+from openvla_ros.visualization.scene_markers import LIFETIME_S, Shape
+from openvla_ros.visualization.situation import PoseView, SafetyView
 
 
 def twist_vector(twist: Twist) -> NDArray[np.float64]:

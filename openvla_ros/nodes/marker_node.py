@@ -32,15 +32,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
-from openvla_ros.core.camera_projection import CameraProjection
-from openvla_ros.core.drawing_frame import DrawingFrame
-from openvla_ros.core.image_encoding import ImageRefused
-from openvla_ros.core.overlay import draw_overlay
-from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.robot_frames import refuse_other_frames
-from openvla_ros.core.robot_profile import load_robot_profile
-from openvla_ros.core.scene_markers import scene_markers
-from openvla_ros.core.situation import Situation
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import pose_from_message, rgb_image_message, seconds_from_time
@@ -54,6 +45,15 @@ from openvla_ros.nodes.marker_conversions import (
 from openvla_ros.nodes.parameters import declare, parameter
 from openvla_ros.nodes.policy_conversions import image_refusal, rgb_from_message
 from openvla_ros.nodes.tf_pose import TfTree
+from openvla_ros.observation.image_encoding import ImageRefused
+from openvla_ros.safety.pose_tracker import Pose
+from openvla_ros.safety.robot_frames import refuse_other_frames
+from openvla_ros.safety.robot_profile import load_robot_profile
+from openvla_ros.visualization.camera_projection import CameraProjection
+from openvla_ros.visualization.drawing_frame import DrawingFrame
+from openvla_ros.visualization.overlay import draw_overlay
+from openvla_ros.visualization.scene_markers import scene_markers
+from openvla_ros.visualization.situation import Situation
 
 NO_FRAME = (
     'nothing is drawn: no robot profile is given, and neither a controller status nor an ee_pose '

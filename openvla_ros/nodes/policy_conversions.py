@@ -9,8 +9,11 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from openvla_ros.core.color_conversion import converted_rgb
-from openvla_ros.core.image_encoding import (
+from openvla_ros.core.status import Status
+from openvla_ros.msg import PolicyAction, SafetyStatus
+from openvla_ros.nodes.conversions import LONGEST_NAME, seconds_from_time, twist_message
+from openvla_ros.observation.color_conversion import converted_rgb
+from openvla_ros.observation.image_encoding import (
     LAYOUTS,
     ImageRefused,
     compressed_refusal,
@@ -18,11 +21,8 @@ from openvla_ros.core.image_encoding import (
     layout_refusal,
     rgb_view,
 )
-from openvla_ros.core.image_monitor import Arrival
-from openvla_ros.core.policy import PolicyStep
-from openvla_ros.core.refusal import Refusal
-from openvla_ros.msg import PolicyAction, SafetyStatus
-from openvla_ros.nodes.conversions import LONGEST_NAME, seconds_from_time, twist_message
+from openvla_ros.observation.image_monitor import Arrival
+from openvla_ros.policy.policy import PolicyStep
 
 
 def arrival_from_message(message: Image | CompressedImage) -> Arrival:
@@ -38,7 +38,7 @@ def arrival_from_message(message: Image | CompressedImage) -> Arrival:
     )
 
 
-def image_refusal(message: Image | CompressedImage) -> Refusal | None:
+def image_refusal(message: Image | CompressedImage) -> Status | None:
     """Say why an image cannot be used, from its fields alone, or None."""
     num_bytes = len(message.data)
     if isinstance(message, CompressedImage):
@@ -139,14 +139,14 @@ def _converted_rgb(message: Image) -> NDArray[np.uint8]:
         rgb = np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8'))
     except Exception as error:  # OpenCV raises its own kinds for what a message claims
         raise ImageRefused(
-            Refusal(
+            Status(
                 'IMAGE_MALFORMED',
                 f'cv_bridge cannot convert the {message.encoding} image: {str(error)[:120]}',
             )
         ) from error
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ImageRefused(
-            Refusal(
+            Status(
                 'IMAGE_MALFORMED',
                 f'cv_bridge made {rgb.dtype}{list(rgb.shape)} of the {message.encoding} image, '
                 'expected uint8[H, W, 3]',

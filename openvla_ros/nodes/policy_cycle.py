@@ -9,21 +9,21 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.image_encoding import ImageRefused
-from openvla_ros.core.image_monitor import fingerprint
-from openvla_ros.core.inference import BackendUnavailable
-from openvla_ros.core.instruction import InstructionRefused
-from openvla_ros.core.policy import Policy, PolicyStep
-from openvla_ros.core.policy_gate import Assignment, PolicyGate
-from openvla_ros.core.policy_statistics import (
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.core.status import Status
+from openvla_ros.nodes.policy_conversions import rgb_from_message
+from openvla_ros.nodes.policy_outputs import PolicyOutputs
+from openvla_ros.observation.image_encoding import ImageRefused
+from openvla_ros.observation.image_monitor import fingerprint
+from openvla_ros.observation.instruction import InstructionRefused
+from openvla_ros.policy.gate import Assignment, PolicyGate
+from openvla_ros.policy.inference import BackendUnavailable
+from openvla_ros.policy.policy import Policy, PolicyStep
+from openvla_ros.policy.statistics import (
     CAMERA_TO_PUBLISH,
     IMAGE_AGE_AT_START,
     PREPROCESSING,
 )
-from openvla_ros.core.refusal import Refusal
-from openvla_ros.nodes.policy_conversions import rgb_from_message
-from openvla_ros.nodes.policy_outputs import PolicyOutputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,12 @@ class PolicyCycle:
         try:
             return policy.act(image, assignment.text)
         except NonActionTokenError as error:
-            gate.refuse_output(Refusal('BAD_TOKENS', str(error)), now_s=time.monotonic())
+            gate.refuse_output(Status('BAD_TOKENS', str(error)), now_s=time.monotonic())
         except InstructionRefused as refused:
             gate.refuse_instruction(str(refused), assignment)
         except BackendUnavailable as error:
-            gate.refuse_action(Refusal('SERVER_UNAVAILABLE', str(error)))
+            gate.refuse_action(Status('SERVER_UNAVAILABLE', str(error)))
         except (ValueError, ArithmeticError) as error:
             # Not seven numbers, or not finite. A model that works does neither.
-            gate.refuse_output(Refusal('BAD_ACTION', str(error)), now_s=time.monotonic())
+            gate.refuse_output(Status('BAD_ACTION', str(error)), now_s=time.monotonic())
         return None

@@ -2,7 +2,7 @@
 
 The executor's thread only stores what arrives and hands, at every tick, the newest image to the
 worker. The worker owns the model and does the rest: pixels, network, checks, publication. What
-may be published is decided in `core/policy_gate.py`; ``~/status`` says why nothing is.
+may be published is decided in `policy/gate.py`; ``~/status`` says why nothing is.
 """
 
 if __name__ == '__main__':  # before what takes long to import
@@ -29,10 +29,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_ros.core.clock_diagnosis import CLOCK_STOPPED, NO_CLOCK
-from openvla_ros.core.image_monitor import COLORLESS_S
-from openvla_ros.core.policy_gate import PolicyGate
-from openvla_ros.core.refusal import Refusal
 from openvla_ros.core.ros_pace import RosPace
+from openvla_ros.core.status import Status
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.core.wedge_guard import WedgeGuard
 from openvla_ros.msg import SafetyStatus
@@ -52,10 +50,12 @@ from openvla_ros.nodes.policy_startup import (
     load_profile,
     start_policy,
 )
+from openvla_ros.observation.image_monitor import COLORLESS_S
+from openvla_ros.policy.gate import PolicyGate
 
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _REPORT_PERIOD_S = 1.0
-_ENDED = Refusal('ENDED', 'the policy was stopped')
+_ENDED = Status('ENDED', 'the policy was stopped')
 # So many skipped of the last ticks are said once, and once that it is over.
 _SLOW_SKIPS, _JUDGED_TICKS = 3, 20
 # The worker, ROS time and the status are watched so often on the steady clock, whatever ROS time
@@ -104,7 +104,7 @@ class PolicyNode(Node):
             stuck_after=parameters.stuck_after,
         )
         self._newest: tuple[Any, Time] | None = None
-        self._starting = Refusal('LOADING', 'starting')
+        self._starting = Status('LOADING', 'starting')
         self._skips: collections.deque[bool] = collections.deque(maxlen=_JUDGED_TICKS)
         self._slow_said = False
         self._tick_s: float | None = None
@@ -254,7 +254,7 @@ class PolicyNode(Node):
         self.destroy_timer(self._patience_timer)
         self._create_tick_timers()
 
-    def _on_start_progress(self, progress: Refusal) -> None:
+    def _on_start_progress(self, progress: Status) -> None:
         # The status logs a code that is new to it; from here come the steps within one.
         if progress != self._starting and progress.code == self._says.code:
             self.get_logger().info(progress.sentence)
@@ -352,14 +352,14 @@ class PolicyNode(Node):
 
     def _end(self, code: str, sentence: str, exit_code: int | None) -> None:
         """Do nothing from now on, and end the process unless ``exit_code`` is None."""
-        self._starting = Refusal(code, sentence)
+        self._starting = Status(code, sentence)
         if exit_code is not None and not self.stop_requested:
             self._says.log_end(self._starting, exit_code)
             self.exit_code, self.stop_requested = exit_code, True
 
     # Reports -----------------------------------------------------------------------------------
 
-    def _state(self) -> Refusal:
+    def _state(self) -> Status:
         """Return what the status says: READY, or why nothing is published."""
         if self.stop_requested and not self.exit_code:
             return _ENDED
@@ -368,24 +368,24 @@ class PolicyNode(Node):
         now_s = time.monotonic()
         refusal = self._clock_refusal(now_s) or self._gate.why_not(now_s)
         if refusal is None and self._inference_s > self.parameters.max_observation_age_s:
-            return Refusal(
+            return Status(
                 'INFERENCE_SLOW', 'one inference takes longer than its image is good for'
             )
         if refusal is None:
-            return Refusal(READY, 'actions are published')
+            return Status(READY, 'actions are published')
         if refusal.code == 'NO_INSTRUCTION':
-            return Refusal(
+            return Status(
                 refusal.code, f'{refusal.sentence} (std_msgs/String on {self._texts.topic})'
             )
         return self._camera.explain(refusal)
 
-    def _clock_refusal(self, now_s: float) -> Refusal | None:
+    def _clock_refusal(self, now_s: float) -> Status | None:
         if not self._simulated:
             return None
         if not self.get_clock().now().nanoseconds:
-            return Refusal('NO_CLOCK', NO_CLOCK)
+            return Status('NO_CLOCK', NO_CLOCK)
         if self._pace.stands_still(now_s):
-            return Refusal('CLOCK_STOPPED', CLOCK_STOPPED)
+            return Status('CLOCK_STOPPED', CLOCK_STOPPED)
         return None
 
     def _publish_state(self, figures: str = '') -> None:

@@ -9,10 +9,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
-from openvla_ros.core.policy import Policy, PolicyStep
 from openvla_ros.msg import PolicyAction
 from openvla_ros.nodes.conversions import rgb_image_message, twist_stamped
 from openvla_ros.nodes.policy_conversions import policy_action_message
+from openvla_ros.policy.policy import Policy, PolicyStep
 
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from openvla_ros.core.dataset_profile import PLAUSIBLE_STEP_M, PLAUSIBLE_STEP_RAD
-from openvla_ros.core.image_monitor import ImageLimits
-from openvla_ros.core.inference import GRAPH_MODES
-from openvla_ros.core.robot_frames import RobotFrames, robot_frames
+from openvla_ros.action_space.dataset_profile import PLAUSIBLE_STEP_M, PLAUSIBLE_STEP_RAD
 from openvla_ros.nodes.parameters import parameter
+from openvla_ros.observation.image_monitor import ImageLimits
+from openvla_ros.policy.inference import GRAPH_MODES
+from openvla_ros.safety.robot_frames import RobotFrames, robot_frames
 
 OLDEST_OBSERVATION_S = 10.0
 """No parameter may allow an older image [s]."""

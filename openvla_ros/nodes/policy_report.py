@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.core.status import Status
 
 READY = 'READY'
 _LATCHED = QoSProfile(
@@ -58,7 +58,7 @@ class PolicyReport:
             DiagnosticArray, '/diagnostics', QoSProfile(depth=5)
         )
 
-    def publish(self, state: Refusal, instruction: str, figures: str = '') -> None:
+    def publish(self, state: Status, instruction: str, figures: str = '') -> None:
         """Publish the state on ``~/status`` as 'CODE: sentence', and the instruction.
 
         Args:
@@ -83,7 +83,7 @@ class PolicyReport:
             self._statuses.wait_for_all_acked(Duration(seconds=_FLUSH_S))
 
     def publish_diagnostics(
-        self, state: Refusal, hardware_id: str, values: Mapping[str, str]
+        self, state: Status, hardware_id: str, values: Mapping[str, str]
     ) -> None:
         """Publish everything by name for robot monitors."""
         status = DiagnosticStatus(
@@ -97,7 +97,7 @@ class PolicyReport:
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def log_end(self, state: Refusal, exit_code: int) -> None:
+    def log_end(self, state: Status, exit_code: int) -> None:
         """Log what ends the node; publishing it logs it no second time."""
         self._node.get_logger().fatal(f'{state.code}: {state.sentence}; exit code {exit_code}')
         self.code = state.code
@@ -112,7 +112,7 @@ class PolicyReport:
         if self._may_log(key):
             self._node.get_logger().warning(text)
 
-    def _log_state(self, state: Refusal, head: str) -> None:
+    def _log_state(self, state: Status, head: str) -> None:
         if state.code in _ERRORS:
             self._node.get_logger().error(head)
         elif state.code in _NO_TROUBLE:

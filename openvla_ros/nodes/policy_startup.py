@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from openvla_ros.core.dataset_profile import (
+from openvla_ros.action_space.dataset_profile import (
     DatasetProfile,
     check_step_envelope,
     find_dataset_profile,
@@ -17,19 +17,19 @@ from openvla_ros.core.dataset_profile import (
     load_dataset_profile,
     profile_of_policy,
 )
-from openvla_ros.core.inference import BackendUnavailable, InferenceBackend
-from openvla_ros.core.normalization import UnnormKeyError, resolve_unnorm_key
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.rate_check import measure_durations_s, rate_kept_hz
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.action_space.normalization import UnnormKeyError, resolve_unnorm_key
+from openvla_ros.core.status import Status
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.inference_worker import StartRefused
 from openvla_ros.nodes.policy_parameters import OLDEST_OBSERVATION_S, PolicyParameters
+from openvla_ros.policy.inference import BackendUnavailable, InferenceBackend
+from openvla_ros.policy.policy import Policy
+from openvla_ros.policy.rate_check import measure_durations_s, rate_kept_hz
 
 LoadBackend = Callable[[PolicyParameters], InferenceBackend]
 """Makes the backend, in the worker's thread. ``policy_node.main`` takes another one for tests."""
 
-Report = Callable[[Refusal], None]
+Report = Callable[[Status], None]
 _RETRY_S = 1.0
 # Room for the age of the image and for a busy machine.
 _WAIT_FACTOR = 1.5
@@ -50,7 +50,7 @@ def load_backend(parameters: PolicyParameters) -> InferenceBackend:
         )
     # Imported only when chosen: with a server this Python needs no torch, without one no httpx.
     if parameters.server_url:
-        from openvla_ros.remote.backend import RemoteBackend
+        from openvla_ros.serving.client import RemoteBackend
 
         return RemoteBackend(
             parameters.server_url, parameters.unnorm_key, timeout_s=parameters.server_timeout_s
@@ -94,14 +94,14 @@ def start_policy(
         StartRefused: it cannot be made or must not act.
     """
     what = parameters.server_url or parameters.checkpoint
-    report(Refusal('LOADING', f'loading {what}'))
+    report(Status('LOADING', f'loading {what}'))
     try:
         backend = load(parameters)
         _set_threads(parameters.num_threads)
         _wait_until_warm(backend, report, closing)
         check_statistics(backend, profile, parameters)
         policy = Policy(backend, profile)
-        report(Refusal('WARMING_UP', f'{backend.description}: measuring ten actions'))
+        report(Status('WARMING_UP', f'{backend.description}: measuring ten actions'))
         durations_s = measure_durations_s(policy)
     except StartRefused:
         raise
@@ -121,7 +121,7 @@ def start_policy(
     check_waits(statistics.median(durations_s), parameters)
     if kept_hz < policy_rate_hz:
         report(
-            Refusal(
+            Status(
                 'WARMING_UP',
                 f'{backend.description}: {kept_hz:.2f} Hz instead of {policy_rate_hz:.2f} Hz '
                 '(allow_slow); the controller arms only where 3 actions come within 1 s or 4 '
@@ -159,7 +159,7 @@ def _offered_keys(parameters: PolicyParameters) -> list[str]:
     """Keys of the checkpoint's (or its adapter's, or the server's) statistics; [] if unknown."""
     try:
         if parameters.server_url:
-            from openvla_ros.remote.backend import RemoteBackend
+            from openvla_ros.serving.client import RemoteBackend
 
             server = RemoteBackend(
                 parameters.server_url, '', timeout_s=parameters.server_timeout_s
@@ -264,13 +264,13 @@ def _check_folder(checkpoint: str) -> None:
 
 def _wait_until_warm(backend: InferenceBackend, report: Report, closing: threading.Event) -> None:
     """Warm the backend up; a server that is not there yet is waited for."""
-    report(Refusal('WARMING_UP', f'{backend.description}: self-test and first action'))
+    report(Status('WARMING_UP', f'{backend.description}: self-test and first action'))
     while True:
         try:
             backend.warm_up()
             return
         except BackendUnavailable as error:
-            report(Refusal('SERVER_UNAVAILABLE', f'{error}; trying again'))
+            report(Status('SERVER_UNAVAILABLE', f'{error}; trying again'))
             if closing.wait(_RETRY_S):
                 raise StartRefused('CLOSING', 'ended before the server answered', None) from error
 

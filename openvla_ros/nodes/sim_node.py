@@ -30,7 +30,6 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 
-from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.conversions import (
@@ -41,6 +40,7 @@ from openvla_ros.nodes.conversions import (
     twist_from_stamped,
 )
 from openvla_ros.nodes.parameters import declare, parameter, sections_for_other_nodes
+from openvla_ros.safety.pose_tracker import Pose
 from openvla_ros.sim.arm import CONTROL_PERIOD_S, EePose, SimArm
 from openvla_ros.sim.driver import SimDriver
 from openvla_ros.sim.real_time import RealTimeMonitor

@@ -5,9 +5,9 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.time import Time
 
-from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.conversions import pose_from_transform, seconds_from_time
+from openvla_ros.safety.pose_tracker import Pose
 
 
 class TfTree:

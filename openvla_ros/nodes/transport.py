@@ -10,8 +10,8 @@ the controller exchanges is small, so it can do without.
 import os
 from pathlib import Path
 
-from openvla_ros.core.dds_profile import FOR_IMAGES, profile_variable
 from openvla_ros.core.resources import resource_path
+from openvla_ros.nodes.dds_profile import FOR_IMAGES, profile_variable
 
 _CHOSEN_BY_USER = ('FASTDDS_BUILTIN_TRANSPORTS', 'ROS_STATIC_PEERS')
 _RANGE = 'ROS_AUTOMATIC_DISCOVERY_RANGE'

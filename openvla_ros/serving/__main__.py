@@ -15,19 +15,19 @@ from collections.abc import Mapping, Sequence
 import torch
 import uvicorn
 
-from openvla_ros.core.dataset_profile import (
+from openvla_ros.action_space.dataset_profile import (
     PLAUSIBLE_STEP_M,
     PLAUSIBLE_STEP_RAD,
     check_step_envelope,
     find_dataset_profile,
 )
-from openvla_ros.core.inference import GRAPH_MODES, InferenceBackend
-from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
+from openvla_ros.action_space.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.local_backend import LocalBackend, norm_stats_of
 from openvla_ros.model.self_test import SelfTestError
+from openvla_ros.policy.inference import GRAPH_MODES, InferenceBackend
 from openvla_ros.serving.app import create_app
 
 _LOG = logging.getLogger('openvla_ros.serving')

@@ -10,7 +10,16 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from openvla_ros.core.act_protocol import (
+from openvla_ros.action_space.normalization import ActionStats, UnnormKeyError
+from openvla_ros.observation.instruction import InstructionRefused, parse_instruction
+from openvla_ros.policy.inference import (
+    BackendUnavailable,
+    InferenceBackend,
+    PredictedAction,
+    free_memory,
+    is_out_of_memory,
+)
+from openvla_ros.serving.protocol import (
     ABOUT_INSTRUCTION,
     ABOUT_OUTPUT,
     ERROR_BODY,
@@ -21,15 +30,6 @@ from openvla_ros.core.act_protocol import (
     parse_request,
     reply_body,
 )
-from openvla_ros.core.inference import (
-    BackendUnavailable,
-    InferenceBackend,
-    PredictedAction,
-    free_memory,
-    is_out_of_memory,
-)
-from openvla_ros.core.instruction import InstructionRefused, parse_instruction
-from openvla_ros.core.normalization import ActionStats, UnnormKeyError
 
 BackendOfKey = Callable[[str | None], InferenceBackend]
 """Gives the backend that un-normalises with the given key; raises UnnormKeyError."""

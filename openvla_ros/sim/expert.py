@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.eef_delta import EefDelta
+from openvla_ros.action_space.eef_delta import EefDelta
 from openvla_ros.sim.arm import GRIPPER_DOWN, SimArm
 from openvla_ros.sim.scene import BLOCK_HALF_M, LINE_X_M
 from openvla_ros.sim.tasks import REACH_ABOVE_M, Task

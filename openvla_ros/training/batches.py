@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvla_ros.core.image import ImageSpec
 from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.observation.image import ImageSpec
 from openvla_ros.sim.tasks import KINDS, PHRASINGS
 from openvla_ros.training.demonstrations import COLOUR_NAMES, Frames, read_shards
 from openvla_ros.training.sentences import SentenceWriter

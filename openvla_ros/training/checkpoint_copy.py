@@ -14,7 +14,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openvla_ros.core.normalization import STATISTICS_FILE
+from openvla_ros.action_space.normalization import STATISTICS_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import (
     INDEX_FILE,

@@ -7,11 +7,11 @@ expert's actions as in ``demonstrations``.
 
 import numpy as np
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.episode_loop import EpisodeLoop
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.robot_profile import RobotProfile
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import RobotProfile
 from openvla_ros.sim.arm import SimArm
+from openvla_ros.sim.episode_loop import EpisodeLoop
 from openvla_ros.sim.expert import ScriptedExpert
 from openvla_ros.sim.tasks import KINDS, Episode, Kind, Success, sample_episode
 from openvla_ros.training.demonstrations import (

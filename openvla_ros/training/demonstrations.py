@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import DatasetProfile, from_eef_delta
-from openvla_ros.core.eef_delta import EefDelta
-from openvla_ros.core.image import apply_recipe
+from openvla_ros.action_space.dataset_profile import DatasetProfile, from_eef_delta
+from openvla_ros.action_space.eef_delta import EefDelta
+from openvla_ros.observation.image import apply_recipe
 from openvla_ros.sim.arm import SimArm
 from openvla_ros.sim.expert import ScriptedExpert
 from openvla_ros.sim.scene import COLOURS

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from openvla_ros.core.action_tokens import encode_action
-from openvla_ros.core.image import ImageSpec, preprocess_image
+from openvla_ros.action_space.action_tokens import encode_action
+from openvla_ros.observation.image import ImageSpec, preprocess_image
 
 #: What the loss passes over.
 IGNORED = -100

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import PROFILE_FILE
+from openvla_ros.action_space.dataset_profile import PROFILE_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.data_set_writer import write_profile
 from openvla_ros.training.checkpoint_copy import copy_checkpoint

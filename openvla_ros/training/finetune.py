@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openvla_ros.core.inference import is_out_of_memory
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.config import load_config, named_device
 from openvla_ros.model.hub import checkpoint_folder
 from openvla_ros.model.openvla import OpenVLA, default_preprocessor
 from openvla_ros.model.precision import free_memory_bytes
+from openvla_ros.policy.inference import is_out_of_memory
 from openvla_ros.training.fine_tuning import DivergedError, FineTuning, Optimization
 from openvla_ros.training.fine_tuning_settings import Settings, check_folder
 from openvla_ros.training.memory import Plan, training_memory

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openvla_ros.core.action_tokens import decode_action_tokens
+from openvla_ros.action_space.action_tokens import decode_action_tokens
 from openvla_ros.training.examples import Batch, answer_logits
 from openvla_ros.training.fine_tuning import FineTuning
 

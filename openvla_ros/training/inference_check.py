@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.dataset_profile import PROFILE_FILE, DatasetProfile
-from openvla_ros.core.policy import Policy
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.action_space.dataset_profile import PROFILE_FILE, DatasetProfile
 from openvla_ros.core.strict_config import parse_file
 from openvla_ros.data.data_set import DataSet
 from openvla_ros.model.local_backend import LocalBackend
+from openvla_ros.policy.policy import Policy
 
 #: Most that the two accuracies may differ by.
 _TOLERANCE = 0.01

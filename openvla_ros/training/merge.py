@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openvla_ros.core.dataset_profile import PROFILE_FILE
+from openvla_ros.action_space.dataset_profile import PROFILE_FILE
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.config import load_config, read_json_object

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.dataset_profile import DatasetProfile
-from openvla_ros.core.image import ImageRecipe, apply_recipe
-from openvla_ros.core.normalization import normalize_action, parse_norm_stats
-from openvla_ros.core.prompt import build_prompt, build_question_prompt
+from openvla_ros.action_space.dataset_profile import DatasetProfile
+from openvla_ros.action_space.normalization import normalize_action, parse_norm_stats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.data_set import DataSet
 from openvla_ros.data.question_set import QuestionSet
 from openvla_ros.model.openvla import OpenVLA
+from openvla_ros.observation.image import ImageRecipe, apply_recipe
+from openvla_ros.observation.prompt import build_prompt, build_question_prompt
 from openvla_ros.training.augmentation import Augmentation
 from openvla_ros.training.examples import Example, action_answer
 from openvla_ros.training.statistics import dataset_statistics

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
-from openvla_ros.core.policy import Policy
-from openvla_ros.core.robot_profile import load_robot_profile
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.core.worker_processes import worker_processes
 from openvla_ros.model.local_backend import LocalBackend
+from openvla_ros.policy.policy import Policy
+from openvla_ros.safety.robot_profile import load_robot_profile
 from openvla_ros.sim.tasks import KINDS, Kind
 from openvla_ros.training.corrections import record_correction
 from openvla_ros.training.demonstrations import Disturbance, record_episode, write_shard

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openvla_ros.core.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
+from openvla_ros.action_space.normalization import STATISTICS_FILE, ActionStats, load_norm_stats
 from openvla_ros.model.openvla import OpenVLA
 from openvla_ros.model.tokenizer import PromptTokenizer
 from openvla_ros.training.batches import Demonstrations, all_instructions, pixel_values

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from openvla_ros.core.action_tokens import encode_action
-from openvla_ros.core.normalization import ActionStats, normalize_action
-from openvla_ros.core.prompt import build_prompt
+from openvla_ros.action_space.action_tokens import encode_action
+from openvla_ros.action_space.normalization import ActionStats, normalize_action
+from openvla_ros.observation.prompt import build_prompt
 from openvla_ros.training.tokenizer import unpadded_vocabulary_size
 
 IGNORED = -100

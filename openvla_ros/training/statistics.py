@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openvla_ros.core.normalization import STATISTICS_FILE
+from openvla_ros.action_space.normalization import STATISTICS_FILE
 
 
 def dataset_statistics(

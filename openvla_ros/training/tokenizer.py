@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from openvla_ros.core.prompt import build_prompt
+from openvla_ros.observation.prompt import build_prompt
 
 NUM_ACTION_BINS = 256
 #: Rows of the embedding beyond the tokenizer, as upstream: one for <PAD>, the rest unused.

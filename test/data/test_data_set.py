@@ -10,7 +10,7 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/da
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.data_set import DataSet
 from openvla_ros.data.data_set_writer import DataSetWriter

@@ -10,8 +10,8 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/da
 
 import pyarrow.parquet as pq
 
-from openvla_ros.core.dataset_profile import load_dataset_profile, to_eef_delta
-from openvla_ros.core.eef_delta import pose_after
+from openvla_ros.action_space.dataset_profile import load_dataset_profile, to_eef_delta
+from openvla_ros.action_space.eef_delta import pose_after
 from openvla_ros.core.resources import resource_path
 from openvla_ros.data.__main__ import main
 from openvla_ros.data.data_set import DataSet

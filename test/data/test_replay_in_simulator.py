@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/data.txt)')
 
-from openvla_ros.core.dataset_profile import to_eef_delta
+from openvla_ros.action_space.dataset_profile import to_eef_delta
 from openvla_ros.data.__main__ import main
 from openvla_ros.data.data_set import DataSet
 from openvla_ros.sim.arm import SimArm

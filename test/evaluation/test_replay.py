@@ -18,14 +18,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.dataset_profile import from_eef_delta, load_dataset_profile
-from openvla_ros.core.eef_delta import EefDelta
-from openvla_ros.core.inference import PredictedAction
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.action_space.dataset_profile import from_eef_delta, load_dataset_profile
+from openvla_ros.action_space.eef_delta import EefDelta
 from openvla_ros.core.resources import resource_path
+from openvla_ros.data.recorded_pose import pose_history
+from openvla_ros.data.recording import Recording
 from openvla_ros.evaluation import replay
-from openvla_ros.evaluation.recorded_pose import pose_history
-from openvla_ros.evaluation.recording import Recording
+from openvla_ros.policy.inference import PredictedAction
 from openvla_ros.sim.arm import EePose, SimArm
 from openvla_ros.sim.expert import ScriptedExpert
 from openvla_ros.sim.tasks import sample_episode

@@ -59,8 +59,8 @@ class ExpertBackend:
         self._arm_of, self._task, self._profile = arm_of, task, profile
 
     def predict(self, image, instruction):
-        from openvla_ros.core.dataset_profile import from_eef_delta
-        from openvla_ros.core.inference import PredictedAction
+        from openvla_ros.action_space.dataset_profile import from_eef_delta
+        from openvla_ros.policy.inference import PredictedAction
         from openvla_ros.sim.expert import ScriptedExpert
 
         delta = ScriptedExpert(self._task).act(self._arm_of())
@@ -72,10 +72,10 @@ class ExpertBackend:
 
 @pytest.mark.parametrize('kind', ['reach', 'pick'])
 def test_a_perfect_policy_does_its_task_through_image_recipe_and_clamp(kind, monkeypatch):
-    from openvla_ros.core.dataset_profile import load_dataset_profile
-    from openvla_ros.core.policy import Policy
-    from openvla_ros.core.robot_profile import load_robot_profile
+    from openvla_ros.action_space.dataset_profile import load_dataset_profile
     from openvla_ros.evaluation import episodes
+    from openvla_ros.policy.policy import Policy
+    from openvla_ros.safety.robot_profile import load_robot_profile
     from openvla_ros.sim.tasks import sample_episode
 
     arms = []

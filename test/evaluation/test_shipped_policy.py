@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.robot_profile import load_robot_profile
 from openvla_ros.evaluation.episodes import run_episode
 from openvla_ros.evaluation.rollout import load_policy
+from openvla_ros.safety.robot_profile import load_robot_profile
 from openvla_ros.sim.tasks import KINDS, sample_episode
 
 # Measured: 399 of 402 episodes (Wilson 95 %: 97.8 % at least). At 97.8 % fewer than 10 of 12 have

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from openvla_ros.core.image import ImageSpec, preprocess_image, resample
 from openvla_ros.model.gpu_resize import (
     DevicePreprocessor,
     normalisation_table,
     resample_weights,
     resize_like_pillow,
 )
+from openvla_ros.observation.image import ImageSpec, preprocess_image, resample
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 METHODS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_ros.core.image import preprocess_image
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.cuda_graphs import GraphPasses, GraphVision, uncaptured
 from openvla_ros.model.graph_start import find_difference, graphs_wanted, start_graphs
 from openvla_ros.model.local_backend import LocalBackend
 from openvla_ros.model.self_test import probe_images, probe_prompt
+from openvla_ros.observation.image import preprocess_image
 
 D = 7
 IDS = [1, 270, 280, 290]

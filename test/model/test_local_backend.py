@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from openvla_ros.core.action_tokens import NonActionTokenError, decode_action_tokens
-from openvla_ros.core.image import preprocess_image, resize_image
-from openvla_ros.core.instruction import InstructionRefused
-from openvla_ros.core.normalization import UnnormKeyError, unnormalize_action
-from openvla_ros.core.prompt import build_prompt
+from openvla_ros.action_space.action_tokens import NonActionTokenError, decode_action_tokens
+from openvla_ros.action_space.normalization import UnnormKeyError, unnormalize_action
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.local_backend import LocalBackend, norm_stats_of
+from openvla_ros.observation.image import preprocess_image, resize_image
+from openvla_ros.observation.instruction import InstructionRefused
+from openvla_ros.observation.prompt import build_prompt
 
 
 @pytest.fixture(scope='module')

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from openvla_ros.core.action_tokens import NonActionTokenError, decode_action_tokens
-from openvla_ros.core.image import preprocess_image
-from openvla_ros.core.normalization import load_norm_stats, unnormalize_action
+from openvla_ros.action_space.action_tokens import NonActionTokenError, decode_action_tokens
+from openvla_ros.action_space.normalization import load_norm_stats, unnormalize_action
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.checkpoint import CheckpointError
 from openvla_ros.model.config import OpenVLAConfig
+from openvla_ros.observation.image import preprocess_image
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
 TINY = GOLDEN / 'openvla_tiny'

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openvla_ros.core.image import preprocess_image
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.inspect import main
 from openvla_ros.model.preprocessor import read_preprocessor
+from openvla_ros.observation.image import preprocess_image
 
 TINY = Path(__file__).parents[1] / 'golden' / 'openvla_tiny'
 RELEASED = json.loads((TINY / 'preprocessor_config.released.json').read_text())

@@ -3,10 +3,10 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
-from openvla_ros.core.prompt import build_prompt
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.tokenizer import PromptTokenizer, find_tokenizer
+from openvla_ros.observation.prompt import build_prompt
 
 
 def pieces(folder, ids):

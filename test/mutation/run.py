@@ -98,7 +98,7 @@ def run_one(mutant: Mutant | None) -> Outcome:
                     break
         if status not in (0, 1):
             return Outcome(mutant, 'broken', time.monotonic() - start_s, output.getvalue())
-        import openvla_ros.core.clamp as used
+        import openvla_ros.safety.clamp as used
 
         assert Path(used.__file__).is_relative_to(folder), f'tested {used.__file__}'
         failed = [line for line in output.getvalue().splitlines() if line.startswith('FAILED')]

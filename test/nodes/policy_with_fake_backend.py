@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.inference import BackendUnavailable, PredictedAction
-from openvla_ros.core.instruction import InstructionRefused
-from openvla_ros.core.normalization import ActionStats
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes import policy_node
+from openvla_ros.observation.instruction import InstructionRefused
+from openvla_ros.policy.inference import BackendUnavailable, PredictedAction
 
 
 class OutOfMemoryError(RuntimeError):

@@ -24,9 +24,9 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker, MarkerArray
 
-from openvla_ros.core.launch_plan import policy_plan
 from openvla_ros.core.resources import resource_path, share_directory
 from openvla_ros.msg import SafetyStatus
+from openvla_ros.nodes.launch_plan import policy_plan
 
 pytestmark = pytest.mark.ros
 

@@ -13,11 +13,11 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
-from openvla_ros.core.pose_tracker import Pose
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.safety_state import State
 from openvla_ros.msg import PolicyAction
 from openvla_ros.nodes.controller_node import ControllerNode, main
+from openvla_ros.safety.pose_tracker import Pose
+from openvla_ros.safety.safety_state import State
 
 pytestmark = pytest.mark.ros
 

@@ -5,9 +5,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from openvla_ros.core.robot_profile import GripperAction
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.gripper_action import GripperActionClient
+from openvla_ros.safety.robot_profile import GripperAction
 
 SETTINGS = GripperAction('gripper_cmd', open_position=0.04, closed_position=0.01, max_effort=5.0)
 

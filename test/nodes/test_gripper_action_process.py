@@ -15,8 +15,8 @@ from harness.processes import TEST_FOLDER
 from harness.world import World
 from reliability.robot import limits_of
 
-from openvla_ros.core.gripper_goals import RETRY_PAUSE_S
 from openvla_ros.core.resources import resource_path
+from openvla_ros.safety.gripper_goals import RETRY_PAUSE_S
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(240)]
 

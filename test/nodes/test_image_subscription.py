@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness.processes import REPOSITORY, Processes
 
-from openvla_ros.core.dds_profile import profile_variable
+from openvla_ros.nodes.dds_profile import profile_variable
 
 pytestmark = pytest.mark.ros
 

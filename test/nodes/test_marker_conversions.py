@@ -7,8 +7,6 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker
 
-from openvla_ros.core.pose_tracker import Pose
-from openvla_ros.core.scene_markers import Shape
 from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes.marker_conversions import (
     camera_projection_from_messages,
@@ -16,6 +14,8 @@ from openvla_ros.nodes.marker_conversions import (
     pose_view,
     safety_view_from_message,
 )
+from openvla_ros.safety.pose_tracker import Pose
+from openvla_ros.visualization.scene_markers import Shape
 
 
 def test_an_arrow_keeps_its_points_colour_and_frame_and_vanishes():

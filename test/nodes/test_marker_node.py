@@ -17,8 +17,8 @@ from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.situation import STALE_S
 from openvla_ros.msg import PolicyAction
+from openvla_ros.visualization.situation import STALE_S
 
 pytestmark = pytest.mark.ros
 

@@ -9,10 +9,7 @@ import pytest
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
-from openvla_ros.core.dataset_profile import load_dataset_profile, to_eef_delta
-from openvla_ros.core.image_encoding import ImageRefused
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.policy import PolicyStep
+from openvla_ros.action_space.dataset_profile import load_dataset_profile, to_eef_delta
 from openvla_ros.msg import SafetyStatus
 from openvla_ros.nodes.policy_conversions import (
     arrival_from_message,
@@ -21,6 +18,9 @@ from openvla_ros.nodes.policy_conversions import (
     policy_action_message,
     rgb_from_message,
 )
+from openvla_ros.observation.image_encoding import ImageRefused
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import PolicyStep
 
 
 def image(encoding='rgb8', width=32, height=20, channels=3, **fields):

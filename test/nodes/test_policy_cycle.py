@@ -9,14 +9,14 @@ import pytest
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 
-from openvla_ros.core.eef_delta import EefDelta
-from openvla_ros.core.image_monitor import Arrival, ImageLimits
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.policy import PolicyStep
-from openvla_ros.core.policy_gate import PolicyGate
+from openvla_ros.action_space.eef_delta import EefDelta
 from openvla_ros.nodes import policy_cycle
 from openvla_ros.nodes.inference_worker import InferenceWorker
 from openvla_ros.nodes.policy_cycle import Observation, PolicyCycle
+from openvla_ros.observation.image_monitor import Arrival, ImageLimits
+from openvla_ros.policy.gate import PolicyGate
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import PolicyStep
 
 
 class OutOfMemoryError(RuntimeError):

@@ -14,10 +14,10 @@ from harness.policy_bench import KEY, Camera, PolicyBench
 
 torch = pytest.importorskip('torch')
 
-from openvla_ros.core.dataset_profile import load_dataset_profile  # noqa: E402
-from openvla_ros.core.policy import Policy  # noqa: E402
+from openvla_ros.action_space.dataset_profile import load_dataset_profile  # noqa: E402
 from openvla_ros.model import OpenVLA  # noqa: E402
 from openvla_ros.model.local_backend import LocalBackend  # noqa: E402
+from openvla_ros.policy.policy import Policy  # noqa: E402
 from openvla_ros.training.small_model import SmallModel  # noqa: E402
 from openvla_ros.training.tokenizer import (  # noqa: E402
     build_tokenizer,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 
-from openvla_ros.core.dataset_profile import load_dataset_profile, to_eef_delta
-from openvla_ros.core.inference import PredictedAction
-from openvla_ros.core.policy import PolicyStep
+from openvla_ros.action_space.dataset_profile import load_dataset_profile, to_eef_delta
 from openvla_ros.nodes.policy_outputs import PolicyOutputs
+from openvla_ros.policy.inference import PredictedAction
+from openvla_ros.policy.policy import PolicyStep
 
 
 class Publisher:

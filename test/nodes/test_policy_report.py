@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from openvla_ros.core.policy_statistics import PolicyStatistics
-from openvla_ros.core.refusal import Refusal
+from openvla_ros.core.status import Status
 from openvla_ros.nodes.policy_report import PolicyReport, without_figures
+from openvla_ros.policy.statistics import PolicyStatistics
 
 REPOSITORY = Path(__file__).parents[2]
 SAYING = [
@@ -65,11 +65,11 @@ class Recorder:
 def test_a_state_is_published_and_logged_once_and_again_with_figures():
     node = Recorder()
     report = PolicyReport(node)
-    stale = Refusal('IMAGE_STALE', 'silent')
+    stale = Status('IMAGE_STALE', 'silent')
     for _ in range(5):
         report.publish(stale, 'pick')
     report.publish(stale, 'pick', '5.0 Hz')
-    report.publish(Refusal('READY', 'ok'), '')
+    report.publish(Status('READY', 'ok'), '')
     assert node.texts('~/status') == [
         'IMAGE_STALE: silent',
         'IMAGE_STALE: silent; 5.0 Hz',
@@ -100,7 +100,7 @@ def test_warnings_are_throttled_by_key():
 )
 def test_diagnostics_have_a_level_and_the_name_of_the_node(code, level):
     node = Recorder()
-    PolicyReport(node).publish_diagnostics(Refusal(code, 'x'), 'cpu', {'rate_hz': '5.00'})
+    PolicyReport(node).publish_diagnostics(Status(code, 'x'), 'cpu', {'rate_hz': '5.00'})
     status = node.published[0][1].status[0]
     assert (status.level, status.name) == (level, 'left/policy_node: policy')
     assert status.hardware_id == 'cpu'
@@ -111,7 +111,7 @@ def test_every_code_the_policy_can_say_is_documented_and_no_other():
     said = {'READY', 'INSTRUCTION_REFUSED'}
     for path in SAYING:
         text = path.read_text()
-        said |= set(re.findall(r"(?:Refusal|Refused|Failure|_end)\(\s*'([A-Z_]+)'", text))
+        said |= set(re.findall(r"(?:Status|Refused|Failure|_end)\(\s*'([A-Z_]+)'", text))
     documented = set(
         re.findall(r'`([A-Z_]{4,})`', (REPOSITORY / 'docs' / 'policy.md').read_text())
     )
@@ -120,7 +120,7 @@ def test_every_code_the_policy_can_say_is_documented_and_no_other():
 
 def test_a_status_without_its_figures_is_code_and_sentence():
     report = PolicyReport(recorder := Recorder())
-    state = Refusal('NO_INSTRUCTION', 'ready; waiting for an instruction')
+    state = Status('NO_INSTRUCTION', 'ready; waiting for an instruction')
     report.publish(state, '', PolicyStatistics().summary(0.0, 5.0))
     text = recorder.texts('~/status')[-1]
     assert ' of 5.0 Hz' in text

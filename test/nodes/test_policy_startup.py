@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from openvla_ros.core.dataset_profile import load_dataset_profile
-from openvla_ros.core.inference import BackendUnavailable, PredictedAction
-from openvla_ros.core.normalization import ActionStats
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.inference_worker import StartRefused
 from openvla_ros.nodes.policy_parameters import PolicyParameters
@@ -23,6 +22,7 @@ from openvla_ros.nodes.policy_startup import (
     load_profile,
     start_policy,
 )
+from openvla_ros.policy.inference import BackendUnavailable, PredictedAction
 
 KEY = 'bridge_orig'
 PROFILE = load_dataset_profile(KEY)

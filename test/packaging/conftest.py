@@ -12,7 +12,7 @@ def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Here, so that the other tests of this folder need no torch.
     import torch
 
-    from openvla_ros.core.action_tokens import NUM_BINS
+    from openvla_ros.action_space.action_tokens import NUM_BINS
     from openvla_ros.training.batches import all_instructions
     from openvla_ros.training.run import UNNORM_KEY, Run
     from openvla_ros.training.small_model import SmallModel

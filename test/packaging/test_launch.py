@@ -1,6 +1,6 @@
 """The launch files, wherever ROS's launch is importable (it is not on PyPI).
 
-What they start is tested in test/core/test_launch_plan.py; here, that launch starts just that.
+What they start is tested in test/nodes/test_launch_plan.py; here, that launch starts just that.
 """
 
 import importlib.util
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from openvla_ros.core.launch_arguments import DEMO_ARGUMENTS, POLICY_ARGUMENTS, defaults
-from openvla_ros.core.launch_plan import demo_plan, policy_plan
 from openvla_ros.core.strict_config import load_yaml
+from openvla_ros.nodes.launch_arguments import DEMO_ARGUMENTS, POLICY_ARGUMENTS, defaults
+from openvla_ros.nodes.launch_plan import demo_plan, policy_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from openvla_ros.core.admission import ActionInput
-from openvla_ros.core.clamp import Clamp, ClampOutput, Pose, Verdict
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.robot_profile import RobotProfile
 from openvla_ros.core.strict_config import load_yaml, parse
+from openvla_ros.safety.admission import ActionInput
+from openvla_ros.safety.clamp import Clamp, ClampOutput, Pose, Verdict
+from openvla_ros.safety.robot_profile import RobotProfile
 
 DISARMED, HOLD, ACTIVE, FAULT, ESTOP = range(5)
 ARMED = (HOLD, ACTIVE)

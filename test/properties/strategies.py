@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from properties import rig
 
-from openvla_ros.core.robot_profile import RobotProfile
+from openvla_ros.safety.robot_profile import RobotProfile
 
 # 1 for `make test`; the mutation job uses less, a release more.
 EFFORT = float(os.environ.get('OPENVLA_ROS_PROPERTY_EFFORT', '1'))

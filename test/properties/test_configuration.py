@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from openvla_ros.core.resources import resource_path
-from openvla_ros.core.robot_profile import RobotProfile, load_robot_profile
 from openvla_ros.core.strict_config import ConfigError, parse
+from openvla_ros.safety.robot_profile import RobotProfile, load_robot_profile
 
 SIM = yaml.safe_load(resource_path('config/robots/sim.yaml').read_text())
 # Signed quantities: minus one is a place like any other.

@@ -10,7 +10,7 @@ from properties import rig
 from properties.strategies import between, directions, examples, play, profiles, streams, twists
 from scipy.spatial.transform import Rotation
 
-from openvla_ros.core.workspace import SpeedLimits, Wall, Workspace, braking_speed
+from openvla_ros.safety.workspace import SpeedLimits, Wall, Workspace, braking_speed
 
 CORNERS = list(itertools.product((0.1, 0.45), (-0.25, 0.25), (0.0, 0.35)))
 FACES = [tuple(s if i == j else 0.0 for j in range(3)) for i in range(3) for s in (1.0, -1.0)]

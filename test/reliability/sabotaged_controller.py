@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from openvla_ros.core.clamp import Clamp
 from openvla_ros.nodes import controller_node
+from openvla_ros.safety.clamp import Clamp
 
 METHODS = ('offer', 'set_pose', 'heartbeat', 'arm', 'reset', 'estop', 'step')
 ORDERS = Path(os.environ['SABOTAGE_FILE'])

@@ -23,8 +23,8 @@ from harness.released_checkpoint import (
     write_transformers_5_checkpoint,
 )
 
-from openvla_ros.core.act_protocol import decode_array, request_body
 from openvla_ros.serving.__main__ import main
+from openvla_ros.serving.protocol import decode_array, request_body
 
 WRITE = {
     'hub': write_hub_checkpoint,

@@ -10,21 +10,21 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from openvla_ros.core.act_protocol import (
+from openvla_ros.action_space.action_tokens import NonActionTokenError
+from openvla_ros.action_space.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
+from openvla_ros.core.strict_config import ConfigError
+from openvla_ros.evaluation import replay
+from openvla_ros.observation.instruction import InstructionRefused
+from openvla_ros.policy.inference import BackendUnavailable, PredictedAction
+from openvla_ros.serving import app as app_module
+from openvla_ros.serving.app import create_app
+from openvla_ros.serving.client import RemoteBackend
+from openvla_ros.serving.protocol import (
     encode_array,
     parse_reply,
     parse_request,
     request_body,
 )
-from openvla_ros.core.action_tokens import NonActionTokenError
-from openvla_ros.core.inference import BackendUnavailable, PredictedAction
-from openvla_ros.core.instruction import InstructionRefused
-from openvla_ros.core.normalization import ActionStats, UnnormKeyError, resolve_unnorm_key
-from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.evaluation import replay
-from openvla_ros.remote.backend import RemoteBackend
-from openvla_ros.serving import app as app_module
-from openvla_ros.serving.app import create_app
 
 IMAGE = np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3)
 STATS = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from openvla_ros.core.eef_delta import EefDelta
+from openvla_ros.action_space.eef_delta import EefDelta
 from openvla_ros.sim.arm import SimArm
 from openvla_ros.sim.expert import MAX_STEP_M, STEP_S, ScriptedExpert
 from openvla_ros.sim.scene import LINE_X_M

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip('pyarrow', reason='pyarrow is not installed (requirements/data.txt)')
 pytest.importorskip('matplotlib')
 
-from openvla_ros.core.dataset_profile import DatasetProfile, load_dataset_profile
-from openvla_ros.core.image import apply_recipe, preprocess_image
+from openvla_ros.action_space.dataset_profile import DatasetProfile, load_dataset_profile
 from openvla_ros.core.resources import resource_path
 from openvla_ros.core.strict_config import parse_file
 from openvla_ros.data.data_set import DataSet
@@ -25,6 +24,7 @@ from openvla_ros.data.episode import Episode, encode_image
 from openvla_ros.data.question_set import QuestionSet
 from openvla_ros.model import OpenVLA
 from openvla_ros.model.local_backend import LocalBackend
+from openvla_ros.observation.image import apply_recipe, preprocess_image
 from openvla_ros.training import finetune
 from openvla_ros.training.inference_check import check_inference
 from openvla_ros.training.mixture import ExampleMaker, Mixture, Source, split_source

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from openvla_ros.core.normalization import load_norm_stats
+from openvla_ros.action_space.normalization import load_norm_stats
 from openvla_ros.model import OpenVLA, checkpoint
 from openvla_ros.training import __main__ as training
 from openvla_ros.training.batches import Demonstrations

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from openvla_ros.core.action_tokens import decode_action_tokens
-from openvla_ros.core.normalization import ActionStats
+from openvla_ros.action_space.action_tokens import decode_action_tokens
+from openvla_ros.action_space.normalization import ActionStats
 from openvla_ros.training.sentences import IGNORED, SentenceWriter
 from openvla_ros.training.tokenizer import build_tokenizer, unpadded_vocabulary_size
 
@@ -56,8 +56,8 @@ def test_padding_does_not_count(writer):
 
 
 def test_the_prompt_is_the_one_used_at_run_time(writer, tokenizer, tmp_path):
-    from openvla_ros.core.prompt import build_prompt
     from openvla_ros.model.tokenizer import PromptTokenizer
+    from openvla_ros.observation.prompt import build_prompt
     from openvla_ros.training.tokenizer import save_tokenizer
 
     save_tokenizer(tokenizer, tmp_path)

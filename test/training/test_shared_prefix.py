@@ -64,7 +64,7 @@ def test_every_weight_gets_a_gradient(model):
 
 
 def test_training_pixels_are_the_run_time_pixels():
-    from openvla_ros.core.image import ImageSpec, preprocess_image
+    from openvla_ros.observation.image import ImageSpec, preprocess_image
 
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3)).astype(np.uint8)
     config = SmallModel().preprocessor_config()

@@ -3,7 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from openvla_ros.core.normalization import load_norm_stats, normalize_action, unnormalize_action
+from openvla_ros.action_space.normalization import (
+    load_norm_stats,
+    normalize_action,
+    unnormalize_action,
+)
 from openvla_ros.training.statistics import dataset_statistics, write_statistics
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from openvla_ros.core.prompt import build_prompt
 from openvla_ros.model.tokenizer import PromptTokenizer
+from openvla_ros.observation.prompt import build_prompt
 from openvla_ros.training.tokenizer import (
     build_tokenizer,
     load_tokenizer,
