@@ -53,15 +53,19 @@ class Outcome:
 def plant(mutant: Mutant | None, folder: Path) -> str:
     """Copy what the tests need into ``folder`` with the mutant in it; returns what is wrong, or
     ''."""
-    core = REPOSITORY / 'openvla_ros' / 'core'
-    shutil.copytree(core, folder / 'openvla_ros' / 'core', ignore=shutil.ignore_patterns('*.pyc'))
+    for room in ('core', 'safety'):
+        shutil.copytree(
+            REPOSITORY / 'openvla_ros' / room,
+            folder / 'openvla_ros' / room,
+            ignore=shutil.ignore_patterns('*.pyc'),
+        )
     shutil.copy(REPOSITORY / 'openvla_ros' / '__init__.py', folder / 'openvla_ros')
     shutil.copytree(REPOSITORY / 'test' / 'properties', folder / 'test' / 'properties')
     (folder / 'config').symlink_to(REPOSITORY / 'config')
     shutil.copy(REPOSITORY / 'setup.cfg', folder)
     if mutant is None:
         return ''
-    target = folder / 'openvla_ros' / 'core' / mutant.file
+    target = folder / 'openvla_ros' / 'safety' / mutant.file
     text = target.read_text()
     if text.count(mutant.old) != 1:
         return f'{text.count(mutant.old)} times in {mutant.file}'

@@ -12,9 +12,9 @@ from openvla_ros.policy.statistics import PolicyStatistics
 
 REPOSITORY = Path(__file__).parents[2]
 SAYING = [
-    *(REPOSITORY / 'openvla_ros' / 'core').glob('image_*.py'),
-    REPOSITORY / 'openvla_ros' / 'core' / 'policy_gate.py',
-    REPOSITORY / 'openvla_ros' / 'core' / 'action_monitor.py',
+    *(REPOSITORY / 'openvla_ros' / 'observation').glob('image_*.py'),
+    REPOSITORY / 'openvla_ros' / 'policy' / 'gate.py',
+    REPOSITORY / 'openvla_ros' / 'policy' / 'action_monitor.py',
     *(REPOSITORY / 'openvla_ros' / 'nodes').glob('policy_*.py'),
     REPOSITORY / 'openvla_ros' / 'nodes' / 'image_subscription.py',
     REPOSITORY / 'openvla_ros' / 'nodes' / 'inference_worker.py',

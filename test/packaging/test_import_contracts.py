@@ -40,17 +40,19 @@ def test_the_tree_keeps_its_contracts(copied_tree):
     ('file', 'line', 'contract'),
     [
         ('safety/clamp.py', 'import torch', 'never reach torch'),
-        ('safety/clamp.py', 'import openvla_ros.model', 'A tier imports only what is below it'),
-        ('safety/clamp.py', 'import mujoco', 'core knows NumPy, SciPy, Pillow and PyYAML only'),
+        ('safety/clamp.py', 'import openvla_ros.model', 'A room imports only rooms below it'),
+        ('safety/clamp.py', 'import mujoco', 'core and safety know NumPy, SciPy and PyYAML only'),
         ('sim/arm.py', 'from geometry_msgs.msg import Twist', 'Only nodes imports ROS'),
-        ('sim/arm.py', 'import openvla_ros.remote', 'A tier imports only what is below it'),
+        ('safety/clamp.py', 'import openvla_ros.observation', 'safety imports nothing but core'),
+        ('safety/clamp.py', 'import openvla_ros.action_space', 'safety imports nothing but core'),
+        ('sim/arm.py', 'import openvla_ros.policy', 'A room imports only rooms below it'),
         # Not even by way of another module, and not inside a function either.
         (
             'nodes/controller_node.py',
             'def late():\n    import openvla_ros.evaluation.planted',
             'never reach torch',
         ),
-        ('remote/planted.py', 'import fastapi', 'stay in their own tiers'),
+        ('serving/client.py', 'import fastapi', 'stay in their own rooms'),
     ],
 )
 def test_a_planted_violation_is_caught(copied_tree, file, line, contract):
@@ -63,7 +65,7 @@ def test_a_planted_violation_is_caught(copied_tree, file, line, contract):
     assert any(contract in row for row in broken), checked.stdout
 
 
-def test_a_tier_nobody_listed_is_caught(copied_tree):
+def test_a_room_nobody_listed_is_caught(copied_tree):
     (copied_tree / 'openvla_ros' / 'stray').mkdir()
     (copied_tree / 'openvla_ros' / 'stray' / '__init__.py').write_text('')
     checked = _lint(copied_tree)
