@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from demo_pictures import Recording, save_animation, save_plot
-from demo_processes import NodeProcess, wait_for
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -37,6 +35,8 @@ from openvla_ros.nodes.launch_plan import demo_plan
 from openvla_ros.nodes.marker_conversions import twist_vector
 from openvla_ros.nodes.policy_conversions import rgb_from_message
 from openvla_ros.sim.tasks import understand
+from scripts.demo_pictures import Recording, save_animation, save_plot
+from scripts.demo_processes import NodeProcess, wait_for
 
 DEFAULT_INSTRUCTION = 'move to the red block'
 STATES = {0: 'DISARMED', 1: 'HOLD', 2: 'ACTIVE', 3: 'FAULT', 4: 'ESTOP'}

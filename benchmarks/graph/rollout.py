@@ -6,7 +6,7 @@ scenes are those of `python -m openvla_ros.evaluation.rollout`, which then tries
 the result is the paired difference with its 95 % interval. Results are kept one line per episode;
 started again, it goes on where it was.
 
-    source scripts/env.sh; python scripts/graph_rollout.py --episodes 20
+    source scripts/env.sh; python -m benchmarks.graph.rollout --episodes 20
 """
 
 import argparse
@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from demo_processes import NodeProcess, wait_for
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -36,19 +35,20 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from openvla_ros.action_space.dataset_profile import load_dataset_profile
-from openvla_ros.core.resources import resource_path
-from openvla_ros.evaluation.episodes import MAX_STEPS, Outcome
-from openvla_ros.evaluation.graph_comparison import (
+from benchmarks.graph.comparison import (
     GraphOutcome,
     compare,
     read_graph,
     read_in_process,
     table,
 )
+from openvla_ros.action_space.dataset_profile import load_dataset_profile
+from openvla_ros.core.resources import resource_path
+from openvla_ros.evaluation.episodes import MAX_STEPS, Outcome
 from openvla_ros.msg import PolicyAction, SafetyStatus
 from openvla_ros.nodes.conversions import seconds_from_time
 from openvla_ros.sim.tasks import KINDS
+from scripts.demo_processes import NodeProcess, wait_for
 
 UNNORM_KEY = 'openvla_ros_demo'
 PRECISION = 'bf16'
@@ -266,7 +266,7 @@ class Graph:
             text for key, value in parameters.items() for text in ('-p', f'{key}:={value}')
         ]
         by_expert = self._expert and name != 'controller_node'
-        command = ['benchmarks.graph_expert', name] if by_expert else []
+        command = ['benchmarks.graph.expert', name] if by_expert else []
         self._processes[name] = NodeProcess(name, arguments, self._logs, command)
 
     def _end(self, name: str) -> None:
@@ -370,7 +370,7 @@ def run_in_process(arguments: argparse.Namespace) -> Path:
     module += ['--sheet-rows', '0']
     command = [
         *(sys.executable, '-m'),
-        *(['benchmarks.graph_expert', 'in_process'] if arguments.expert else module),
+        *(['benchmarks.graph.expert', 'in_process'] if arguments.expert else module),
         *('--episodes', str(arguments.episodes), '--first-seed', str(arguments.first_seed)),
         *('--max-steps', str(arguments.max_steps), '--task', *arguments.task),
         *('--out', str(folder)),

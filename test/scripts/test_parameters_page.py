@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from openvla_ros.nodes.parameters_page import page
+from scripts.parameters_page import page
 
 DOCS = Path(__file__).parents[2] / 'docs' / 'parameters.md'
 
 
 def test_the_page_is_up_to_date():
     assert DOCS.read_text() == page(), (
-        'run: python -m openvla_ros.nodes.parameters_page > docs/parameters.md'
+        'run: python scripts/parameters_page.py > docs/parameters.md'
     )
 
 

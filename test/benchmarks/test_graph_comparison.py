@@ -1,13 +1,13 @@
 import pytest
 
-from openvla_ros.evaluation.episodes import Outcome
-from openvla_ros.evaluation.graph_comparison import (
+from benchmarks.graph.comparison import (
     GraphOutcome,
     compare,
     read_graph,
     read_in_process,
     table,
 )
+from openvla_ros.evaluation.episodes import Outcome
 
 
 def outcome(kind, seed, success, went_to='red'):

@@ -4,7 +4,7 @@ The simulation writes the state of the scene into the first rows of every image,
 is taken; the policy's backend reads it back and does what the scripted expert would, after a
 sleep as long as an inference. So the expert sees exactly as late as a network would.
 
-    python scripts/graph_rollout.py --expert
+    python -m benchmarks.graph.rollout --expert
 """
 
 import argparse

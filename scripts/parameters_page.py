@@ -1,6 +1,6 @@
 """docs/parameters.md, made from the nodes' own declarations.
 
-python -m openvla_ros.nodes.parameters_page > docs/parameters.md
+python scripts/parameters_page.py > docs/parameters.md
 """
 
 import sys
@@ -13,7 +13,7 @@ from openvla_ros.nodes.sim_node import SimParameters
 
 _HEAD = """# Parameters of the nodes
 
-Made by `python -m openvla_ros.nodes.parameters_page > docs/parameters.md`; a test compares.
+Made by `python scripts/parameters_page.py > docs/parameters.md`; a test compares.
 
 An unknown or unfitting parameter, on the command line or in a YAML file, ends a node with one
 sentence and exit code 2. `fixed` parameters are read-only once the node runs; the others are
