@@ -463,7 +463,7 @@ MUTANTS = [
         BUDGET,
         'if abs(part) * rate > limit:',
         'if False:',
-        'limits',
+        'limits direction displacement stop',
         'test_any_plausible_stream_leaves_within_the_limits_of_any_robot',
     ),
     # The gripper

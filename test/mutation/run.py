@@ -65,7 +65,8 @@ def plant(mutant: Mutant | None, folder: Path) -> str:
     shutil.copy(REPOSITORY / 'setup.cfg', folder)
     if mutant is None:
         return ''
-    target = folder / 'openvla_ros' / 'safety' / mutant.file
+    rooms = (folder / 'openvla_ros' / room / mutant.file for room in ('safety', 'core'))
+    target = next(path for path in rooms if path.is_file())
     text = target.read_text()
     if text.count(mutant.old) != 1:
         return f'{text.count(mutant.old)} times in {mutant.file}'
