@@ -59,8 +59,8 @@ class GoldenCamera(Camera):
 
 
 def start(bench, folder, *parameters):
-    given = (f'checkpoint:={folder}', 'device:=cpu', 'dtype:=float32', *PATIENT, *parameters)
-    flags = [part for parameter in given for part in ('-p', parameter)]
+    given = ('robot:=sim', f'checkpoint:={folder}', 'device:=cpu', 'dtype:=float32', *PATIENT)
+    flags = [part for parameter in (*given, *parameters) for part in ('-p', parameter)]
     argv = [sys.executable, '-m', 'openvla_ros.nodes.policy_node', '--ros-args', *flags]
     return bench.processes.start('policy', argv)
 
