@@ -40,7 +40,12 @@ def start(tmp_path):
         world.start_controller(controller_argv(profile, '-p', 'use_sim_time:=true'))
         orders = tmp_path / 'orders.json'
         orders.write_text(json.dumps({'action': [STEP_M, 0, 0, 0, 0, 0, 1], 'noise': 1e-5}))
-        flags = [f'unnorm_key:={KEY}', 'use_sim_time:=true', 'allow_slow:=true']
+        flags = [
+            f'robot:={profile}',
+            f'unnorm_key:={KEY}',
+            'use_sim_time:=true',
+            'allow_slow:=true',
+        ]
         argv = [sys.executable, str(FAKE), '--ros-args', *(x for f in flags for x in ('-p', f))]
         world.processes.start('policy', argv, env={'FAKE_BACKEND': str(orders)})
         world.wait_until(lambda: 'NO_INSTRUCTION' in world.policy.log_text(), 'the policy', 45.0)
