@@ -88,7 +88,7 @@ def test_ctrl_c_ends_everything_within_two_seconds_with_the_arm_at_rest(
     # The arm moves because camera frames went through the network and the clamp let it.
     run.wait_until_said(r'ACTIVE: .* mm left', 80.0)
     run.wait_until_said(r'went 0\.(0[1-9]|[1-9])', 20.0)
-    assert len(run.running()) == 5
+    assert len(run.running()) == 6  # the demo, four nodes and policy_node's guard
     run.process.send_signal(signal.SIGINT)
     assert run.seconds_until_gone(5.0) < 2.0
     assert run.process.returncode == 130
