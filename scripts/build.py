@@ -80,7 +80,8 @@ def _colcon(*, quiet: bool) -> int:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256(f'{ROOT}\0{sys.executable}\0{sys.version}\0'.encode())
-    for path in [*(ROOT / name for name in BUILD_FILES), *sorted((ROOT / 'msg').glob('*.msg'))]:
+    interfaces = sorted([*ROOT.glob('msg/*.msg'), *ROOT.glob('srv/*.srv')])
+    for path in [*(ROOT / name for name in BUILD_FILES), *interfaces]:
         digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
     for folder in INSTALLED_FOLDERS:
         for path in sorted((ROOT / folder).rglob('*')):

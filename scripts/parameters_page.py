@@ -9,6 +9,7 @@ from openvla_ros.nodes.controller_node import ControllerParameters
 from openvla_ros.nodes.marker_node import MarkerParameters
 from openvla_ros.nodes.parameters import markdown_table
 from openvla_ros.nodes.policy_parameters import PolicyParameters
+from openvla_ros.nodes.recorder_node import RecorderParameters
 from openvla_ros.nodes.sim_node import SimParameters
 
 _HEAD = """# Parameters of the nodes
@@ -26,6 +27,7 @@ _NODES = (
     ('controller_node', ControllerParameters, 'Set `robot`.'),
     ('sim_node', SimParameters, ''),
     ('marker_node', MarkerParameters, ''),
+    ('recorder_node', RecorderParameters, 'Set `robot` and `unnorm_key`.'),
 )
 
 

@@ -20,6 +20,7 @@ from openvla_ros.action_space.eef_delta import EefDelta, delta_between
 from openvla_ros.core.status import Status
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.data.episode import Episode, encode_image, no_ops
+from openvla_ros.data.episode_label import EpisodeLabel, load_label
 from openvla_ros.data.faults import Faults
 from openvla_ros.data.recorded_motion import AchievedMotion, CommandedTwist
 from openvla_ros.data.recorded_pose import pose_history
@@ -90,6 +91,9 @@ def episodes_of(
 ) -> list[Episode]:
     """Read the episodes of one recording: one for every sentence that was said.
 
+    A recording whose label says failure has none; the topics that a label names are the ones read
+    unless ``choices`` names others.
+
     Args:
         path: The recording's folder.
         profile: The rate and the conventions to write actions in.
@@ -99,6 +103,11 @@ def episodes_of(
     Raises:
         ConfigError: the recording cannot be used; it says what is missing.
     """
+    label = load_label(path)
+    if label is not None and label.outcome == 'failure':
+        faults.failed_episodes += 1
+        return []
+    choices = _as_labelled(choices, label)
     with Recording(path) as recording:
         try:
             tracks = _tracks(recording, choices)
@@ -117,6 +126,20 @@ def episodes_of(
         if episode is not None:
             episodes.append(episode)
     return episodes
+
+
+def _as_labelled(choices: Choices, label: EpisodeLabel | None) -> Choices:
+    if label is None:
+        return choices
+    named = label.topics.get
+    return dataclasses.replace(
+        choices,
+        image=choices.image or named('image'),
+        pose=choices.pose or named('pose'),
+        gripper=choices.gripper or named('gripper_command') or named('gripper_state'),
+        twist=choices.twist or named('twist_command'),
+        instruction_topic=choices.instruction_topic or named('instruction'),
+    )
 
 
 def _tracks(recording: Recording, choices: Choices) -> _Tracks:

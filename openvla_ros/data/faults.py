@@ -25,6 +25,7 @@ class Faults:
         pauses: Times in which that lasted a second or more.
         unreadable: Images that cannot be decoded.
         short_episodes: Episodes dropped because fewer than two steps were left.
+        failed_episodes: Recordings left out because their label says failure.
     """
 
     kept: int = 0
@@ -35,6 +36,7 @@ class Faults:
     pauses: int = 0
     unreadable: int = 0
     short_episodes: int = 0
+    failed_episodes: int = 0
 
     def count_idle(self, idle: NDArray[np.bool_], step_s: float) -> None:
         """Add an episode's idle steps, bool[N], and the pauses among them."""
@@ -54,6 +56,7 @@ class Faults:
             (self.pauses, 'pauses of a second or more'),
             (self.unreadable, 'images that cannot be decoded'),
             (self.short_episodes, 'episodes dropped: fewer than two steps are left'),
+            (self.failed_episodes, 'recordings left out: their label says failure'),
         ]
         return [f'{self.kept} steps kept', *(f'{n} {text}' for n, text in lines if n)]
 

@@ -36,7 +36,14 @@ class ImageSubscription:
     """
 
     def __init__(
-        self, node: Node, *, transport: str, reliability: str, on_image: Callable[[Any], None]
+        self,
+        node: Node,
+        *,
+        transport: str,
+        reliability: str,
+        on_image: Callable[[Any], None],
+        depth: int = 1,
+        raw: bool = False,
     ) -> None:
         """Subscribe.
 
@@ -45,6 +52,8 @@ class ImageSubscription:
             transport: 'raw' or 'compressed'.
             reliability: 'auto', 'reliable' or 'best_effort'.
             on_image: Called with every message, on the executor's thread.
+            depth: How many images wait for the executor; older ones are dropped.
+            raw: Give ``on_image`` the serialized message, as bytes.
         """
         self._node = node
         self._kind = CompressedImage if transport == 'compressed' else Image
@@ -53,6 +62,7 @@ class ImageSubscription:
         self._name = f'{base}/compressed' if transport == 'compressed' else base
         self._automatic = reliability == 'auto'
         self._on_image = on_image
+        self._depth, self._raw = depth, raw
         self._reliable = reliability != 'best_effort'
         self.publishers: list[str] = []
         self.loss = ImageLoss()
@@ -106,7 +116,7 @@ class ImageSubscription:
 
     def _subscribe(self) -> Any:
         qos = QoSProfile(
-            depth=1,
+            depth=self._depth,
             reliability=(
                 ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
             ),
@@ -122,7 +132,7 @@ class ImageSubscription:
 
     def _create(self, qos: QoSProfile, events: SubscriptionEventCallbacks) -> Any:
         return self._node.create_subscription(
-            self._kind, self._name, self._on_image, qos, event_callbacks=events
+            self._kind, self._name, self._on_image, qos, event_callbacks=events, raw=self._raw
         )
 
     def _on_lost(self, info: Any) -> None:

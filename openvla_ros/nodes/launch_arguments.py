@@ -125,6 +125,38 @@ DEMO_ARGUMENTS = (
     ),
     *(argument for argument in _SEEN if argument.name != 'use_sim_time'),
 )
+# What record.launch.py has of its own; its other arguments are those of policy.launch.py.
+_RECORDED_TOO = (
+    'robot',
+    'image_topic',
+    'image_transport',
+    'camera_info_topic',
+    'ee_pose_topic',
+    'twist_cmd_topic',
+    'params_file',
+    'namespace',
+    'use_sim_time',
+    'log_level',
+)
+RECORD_ARGUMENTS = (
+    Argument('unnorm_key', '', 'dataset the episodes are for'),
+    Argument(
+        'dataset_directory', '', "folder of dataset profiles; '' for the ones of this package"
+    ),
+    Argument('directory', '', "folder of the episodes; '' for recordings/<unnorm_key> here"),
+    Argument(
+        'gripper_cmd_topic',
+        'controller_node/gripper_cmd',
+        'commanded opening of the gripper (Float64, 0 closed to 1 open)',
+    ),
+    Argument(
+        'gripper_state_topic',
+        'gripper_state',
+        'measured opening of the gripper (Float64, 0 closed to 1 open)',
+    ),
+    Argument('joint_states_topic', 'joint_states', 'joint states of the robot'),
+    *(argument for argument in POLICY_ARGUMENTS if argument.name in _RECORDED_TOO),
+)
 
 
 def defaults(arguments: Sequence[Argument]) -> dict[str, str]:

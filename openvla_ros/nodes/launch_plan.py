@@ -11,7 +11,12 @@ from pathlib import Path
 
 from openvla_ros.core.strict_config import ConfigError
 from openvla_ros.nodes.dds_profile import profile_for_images
-from openvla_ros.nodes.launch_arguments import DEMO_ARGUMENTS, POLICY_ARGUMENTS, defaults
+from openvla_ros.nodes.launch_arguments import (
+    DEMO_ARGUMENTS,
+    POLICY_ARGUMENTS,
+    RECORD_ARGUMENTS,
+    defaults,
+)
 from openvla_ros.nodes.rviz_view import view_for_robot, viewed_topics
 from openvla_ros.safety.robot_frames import refuse_other_frames
 from openvla_ros.safety.robot_profile import RobotProfile, load_robot_profile
@@ -31,6 +36,13 @@ _POLICY_PARAMETERS = (
     'quantization',
     'device',
     'cuda_graphs',
+    'image_transport',
+)
+_RECORDER_PARAMETERS = (
+    'robot',
+    'unnorm_key',
+    'dataset_directory',
+    'directory',
     'image_transport',
 )
 
@@ -200,6 +212,60 @@ def demo_plan(
         parameters={'robot_description': urdf},
     )
     return replace(plan, processes=(sim, model, *plan.processes))
+
+
+def record_plan(
+    given: Mapping[str, str], share: Path, installed: Installed, pushed_namespace: str = ''
+) -> LaunchPlan:
+    """Plan record.launch.py: the recorder, beside whatever drives the robot.
+
+    Args:
+        given: Values of RECORD_ARGUMENTS; one that is absent has its default.
+        share: As for policy_plan.
+        installed: As for policy_plan.
+        pushed_namespace: As for policy_plan.
+
+    Raises:
+        ConfigError: something is missing.
+    """
+    usual = defaults(RECORD_ARGUMENTS)
+    given = {**usual, **given}
+    missing = [name for name in ('robot', 'unnorm_key') if not given[name]]
+    if missing and not given['params_file']:
+        raise ConfigError(f'not given: {", ".join(missing)}; --show-args says what they are')
+    namespace = absolute_namespace(given['namespace'], pushed_namespace)
+    values: dict[str, Value] = {
+        key: given[key] for key in _RECORDER_PARAMETERS if given[key] != usual[key]
+    }
+    transport = '/compressed' if given['image_transport'] == 'compressed' else ''
+    recorder = ProcessPlan(
+        PACKAGE,
+        'recorder_node',
+        name='recorder_node',
+        namespace=namespace,
+        parameters=values | {'use_sim_time': given['use_sim_time'] == 'true'},
+        parameters_file=given['params_file'],
+        remappings=(
+            (f'camera/image_raw{transport}', f'{given["image_topic"]}{transport}'),
+            ('camera/camera_info', given['camera_info_topic']),
+            ('ee_pose', given['ee_pose_topic']),
+            ('controller_node/twist_cmd', given['twist_cmd_topic']),
+            ('controller_node/gripper_cmd', given['gripper_cmd_topic']),
+            ('gripper_state', given['gripper_state_topic']),
+            ('joint_states', given['joint_states_topic']),
+        ),
+        log_level=given['log_level'],
+        respawn_delay_s=2.0,
+    )
+    node = f'{namespace}/recorder_node'
+    sentence = '"{sentence: put the spoon on the towel}"'
+    lines = (
+        'Nothing is recorded until an episode starts:',
+        f'  ros2 service call {node}/start_episode openvla_ros/srv/StartEpisode {sentence}',
+        f'  ros2 service call {node}/end_episode openvla_ros/srv/EndEpisode '
+        '"{outcome: success}"  # or failure, or discard',
+    )
+    return LaunchPlan((recorder,), dict([profile_for_images(share)]), lines)
 
 
 def _policy_and_controller(

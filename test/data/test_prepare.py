@@ -15,6 +15,7 @@ from openvla_ros.action_space.eef_delta import pose_after
 from openvla_ros.core.resources import resource_path
 from openvla_ros.data.__main__ import main
 from openvla_ros.data.data_set import DataSet
+from openvla_ros.data.episode_label import EpisodeLabel, save_label
 
 KEY = 'openvla_ros_demo'
 
@@ -251,3 +252,29 @@ def test_a_flipped_axis_is_seen(tmp_path, record):
     assert suspicious(flipped, data.states, profile) == [
         'y: the arm moves the other way than its actions say; flipped?'
     ]
+
+
+def labelled(bag, outcome, **topics):
+    save_label(
+        bag, EpisodeLabel(outcome, 'say it', 'my_arm', 'sim', 'base_link', 'ee_link', topics)
+    )
+    return bag
+
+
+def test_a_recording_whose_label_says_failure_is_left_out_and_counted(tmp_path, record, capsys):
+    good, bad = labelled(record('good'), 'success'), labelled(record('bad'), 'failure')
+    status, out = prepare(tmp_path, good, bad)
+    assert status == 0
+    assert DataSet(out).num_episodes == 1
+    assert '1 recordings left out: their label says failure' in capsys.readouterr().out
+
+
+def test_the_topics_that_a_label_names_are_read_unless_others_are_asked_for(
+    tmp_path, record, capsys
+):
+    bag = labelled(record(), 'success', image='/not/recorded')
+    status, _ = prepare(tmp_path, bag)
+    assert status == 2
+    assert "image topic '/not/recorded' is not recorded" in capsys.readouterr().err
+    status, _ = prepare(tmp_path, bag, image_topic='/camera/image_raw/compressed')
+    assert status == 0

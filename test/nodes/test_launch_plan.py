@@ -7,10 +7,11 @@ import yaml
 
 from openvla_ros.core.resources import resource_path, share_directory
 from openvla_ros.core.strict_config import ConfigError
-from openvla_ros.nodes.launch_plan import absolute_namespace, demo_plan, policy_plan
+from openvla_ros.nodes.launch_plan import absolute_namespace, demo_plan, policy_plan, record_plan
 
 SHARE = share_directory()
 GIVEN = {'robot': 'wx250s.example', 'unnorm_key': 'bridge_orig', 'checkpoint': 'somewhere'}
+KEY = 'openvla_ros_demo'
 OUR_NODES = ('policy_node', 'controller_node', 'marker_node')
 
 
@@ -158,3 +159,30 @@ def test_more_parameters_change_one_node_only():
     after = before.with_parameters('marker_node', overlay_rate_hz=5.0)
     assert after.process('marker_node').parameters['overlay_rate_hz'] == 5.0
     assert after.process('policy_node') == before.process('policy_node')
+
+
+def test_the_recorder_is_told_of_the_robot_and_of_the_topics_by_their_own_names():
+    given = {
+        'robot': 'sim',
+        'unnorm_key': KEY,
+        'namespace': 'left',
+        'image_topic': '/front/image',
+        'image_transport': 'compressed',
+        'gripper_cmd_topic': '/hand/command',
+    }
+    started = record_plan(given, SHARE, lambda _: False)
+    recorder = started.process('recorder_node')
+    assert recorder.namespace == '/left'
+    assert recorder.parameters == {
+        'robot': 'sim',
+        'unnorm_key': KEY,
+        'image_transport': 'compressed',
+        'use_sim_time': False,
+    }
+    remappings = dict(recorder.remappings)
+    assert remappings['camera/image_raw/compressed'] == '/front/image/compressed'
+    assert remappings['controller_node/gripper_cmd'] == '/hand/command'
+    said = '\n'.join(started.lines)
+    assert 'service call /left/recorder_node/start_episode openvla_ros/srv/StartEpisode' in said
+    with pytest.raises(ConfigError, match='not given: unnorm_key;'):
+        record_plan({'robot': 'sim'}, SHARE, lambda _: False)

@@ -74,7 +74,9 @@ def test_a_room_nobody_listed_is_caught(copied_tree):
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize('node', ['controller_node', 'sim_node', 'marker_node', 'policy_node'])
+@pytest.mark.parametrize(
+    'node', ['controller_node', 'sim_node', 'marker_node', 'policy_node', 'recorder_node']
+)
 def test_importing_a_node_does_not_load_torch(node):
     code = (
         f'import sys, openvla_ros.nodes.{node}; '

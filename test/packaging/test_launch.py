@@ -162,6 +162,7 @@ def test_a_frame_that_contradicts_the_profile_ends_the_launch():
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
 def test_a_mistyped_argument_is_refused_with_the_nearest_one(path, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'openvla_ros', path.name, 'mod:=shadow'])
-    with pytest.raises(RuntimeError, match=r"no argument 'mod' \(did you mean 'mode'\?\)"):
-        _launched(path.name, robot='sim', mod='shadow', **MODEL)
+    command = ['ros2', 'launch', 'openvla_ros', path.name, 'namespac:=left']
+    monkeypatch.setattr(sys, 'argv', command)
+    with pytest.raises(RuntimeError, match=r"no argument 'namespac' \(did you mean 'namespace'"):
+        _launched(path.name, robot='sim', namespac='left', **MODEL)
