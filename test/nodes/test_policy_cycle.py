@@ -69,7 +69,9 @@ class Bench:
 
     def __init__(self, trap, monkeypatch):
         self.trap, self.outputs = trap, Outputs(trap)
-        self.gate = PolicyGate(ImageLimits(), instruction_dwell_s=0.0)
+        # Freeing memory takes a second in a large process on a busy machine: no image is late here.
+        limits = ImageLimits(timeout_s=60.0)
+        self.gate = PolicyGate(limits, max_observation_age_s=60.0, instruction_dwell_s=0.0)
         convert = policy_cycle.rgb_from_message
 
         def converted(message):
