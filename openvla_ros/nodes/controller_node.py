@@ -87,8 +87,7 @@ _LATCHED = QoSProfile(
 _STATUS_PERIOD_S = 0.1
 _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_PERIOD_S = 1.0
-# Ten are to be heard; the last of a process that ends may be lost on a busy machine.
-_FINAL_ZEROS = 12
+_FINAL_ZEROS = 10
 _TIMED_TICKS = 500
 
 
