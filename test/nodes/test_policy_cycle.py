@@ -69,7 +69,7 @@ class Bench:
 
     def __init__(self, trap, monkeypatch):
         self.trap, self.outputs = trap, Outputs(trap)
-        # Freeing memory takes a second in a large process on a busy machine: no image is late here.
+        # Freeing memory takes a second in a large process on a busy machine: none is late here.
         limits = ImageLimits(timeout_s=60.0)
         self.gate = PolicyGate(limits, max_observation_age_s=60.0, instruction_dwell_s=0.0)
         convert = policy_cycle.rgb_from_message
